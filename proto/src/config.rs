@@ -1,0 +1,288 @@
+//! What a node is told at its start, and every limit and interval of the mesh with its reason.
+//!
+//! Rule: nothing in `proto` grows without a limit from this file. Not here: the configuration file and the flags
+//! (`labmesh`'s `config.rs`), which become a [`Config`] once.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::NodeId;
+
+/// What a node gives while and after it takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Uploads nothing while it downloads.
+    Leecher,
+    /// Uploads what it has, then seeds for its seed time.
+    #[default]
+    Peer,
+    /// Uploads what it has, is served and offered first, and goes on until told to stop.
+    Seeder,
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Leecher => "leecher",
+            Self::Peer => "peer",
+            Self::Seeder => "seeder",
+        })
+    }
+}
+
+/// A word that names no mode.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no such mode: {0:?} (expected leecher, peer or seeder)")]
+pub struct BadMode(pub String);
+
+impl FromStr for Mode {
+    type Err = BadMode;
+    fn from_str(text: &str) -> Result<Self, BadMode> {
+        match text.to_ascii_lowercase().as_str() {
+            "leecher" => Ok(Self::Leecher),
+            "peer" => Ok(Self::Peer),
+            "seeder" => Ok(Self::Seeder),
+            _ => Err(BadMode(text.to_owned())),
+        }
+    }
+}
+
+/// How long a node goes on seeding once its copy is complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SeedTime {
+    /// This long after completion; zero means not at all.
+    For(Duration),
+    /// Until nobody in the swarm misses a piece.
+    Enough,
+    /// Until told to stop.
+    Forever,
+}
+
+impl fmt::Display for SeedTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::For(d) => f.pad(&d.as_secs().to_string()),
+            Self::Enough => f.pad("enough"),
+            Self::Forever => f.pad("forever"),
+        }
+    }
+}
+
+/// A text that is no seed time.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no such seed time: {0:?} (expected seconds, 90s, 10m, 2h, enough or forever)")]
+pub struct BadSeedTime(pub String);
+
+impl FromStr for SeedTime {
+    type Err = BadSeedTime;
+    fn from_str(text: &str) -> Result<Self, BadSeedTime> {
+        let bad = || BadSeedTime(text.to_owned());
+        match text {
+            "enough" => return Ok(Self::Enough),
+            "forever" => return Ok(Self::Forever),
+            _ => {}
+        }
+        let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+        let scale = match unit {
+            "" | "s" => 1,
+            "m" => 60,
+            "h" => 3600,
+            "d" => 86_400,
+            _ => return Err(bad()),
+        };
+        let seconds = number.parse::<u32>().map_err(|_| bad())?;
+        Ok(Self::For(Duration::from_secs(u64::from(seconds) * scale)))
+    }
+}
+
+/// How willing a node is to be master, 0 (never) to 99.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "u8", into = "u8")]
+pub struct Weight(u8);
+
+impl Weight {
+    /// What a node has that was told nothing else.
+    pub const DEFAULT: Self = Self(50);
+    /// More than this needs a mesh key, so that a stranger cannot take over an open mesh by claiming 99.
+    pub const UNKEYED_MAX: u8 = 60;
+
+    /// The number.
+    pub fn get(self) -> u8 {
+        self.0
+    }
+}
+
+impl Default for Weight {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
+
+/// A number that is no weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a weight is 0 to 99, not {0}")]
+pub struct BadWeight(pub u8);
+
+impl TryFrom<u8> for Weight {
+    type Error = BadWeight;
+    fn try_from(n: u8) -> Result<Self, BadWeight> {
+        if n < 100 { Ok(Self(n)) } else { Err(BadWeight(n)) }
+    }
+}
+
+impl From<Weight> for u8 {
+    fn from(w: Weight) -> Self {
+        w.0
+    }
+}
+
+/// What a node is told at its start. Resolved and checked by the driver; nothing later reads flags or files.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Who this node is.
+    pub id: NodeId,
+    /// What people call it; at most [`NAME_BYTES_MAX`] bytes.
+    pub name: String,
+    /// How willing it is to be master.
+    pub weight: Weight,
+    /// Which switch it hangs on; empty for the only one.
+    pub site: String,
+    /// Whether the mesh has a key, so that weights over [`Weight::UNKEYED_MAX`] count.
+    pub keyed: bool,
+    /// The mode of a `get` that names none.
+    pub mode: Mode,
+    /// The seed time of a `get` that names none.
+    pub seed_time: SeedTime,
+    /// Where its control plane listens (TCP), and its heartbeats (UDP).
+    pub control_port: u16,
+    /// Where its peers connect.
+    pub peer_port: u16,
+    /// Where its tracker and pages answer (HTTP over TCP, BEP 15 over UDP).
+    pub http_port: u16,
+    /// Track any info hash, not only those of the catalogue.
+    pub open_tracker: bool,
+    /// Bytes of pieces in flight that the driver has buffers for.
+    pub piece_buffer_bytes: u64,
+    /// The bytes this node draws its chances from.
+    pub seed: u64,
+}
+
+/// The version of everything that labmesh nodes say to each other; other versions are refused by name.
+pub const PROTOCOL_VERSION: u16 = 1;
+
+/// Names of nodes, sites and meshes: a DNS label, so that they fit a TXT record and a column.
+pub const NAME_BYTES_MAX: usize = 63;
+/// Image names: what a path component may have on Linux, twice, for one sub-folder.
+pub const IMAGE_NAME_BYTES_MAX: usize = 511;
+
+// Election (docs/PROTOCOL.md has the sums).
+
+/// How often the master says that it lives: a lost datagram costs a sixth of the lease.
+pub const BEAT_EVERY: Duration = Duration::from_millis(100);
+/// How long a heartbeat is believed: six, since delivery under full load takes up to 260 ms (measured).
+pub const LEASE: Duration = Duration::from_millis(600);
+/// How often the master's beacon is multicast: often enough to merge meshes within 2 s, and at most 2 packets/s in all.
+pub const BEACON_EVERY: Duration = Duration::from_secs(1);
+/// How long a candidate waits for somebody to object: three times the usual round trip under load.
+pub const OBJECTION: Duration = Duration::from_millis(100);
+/// Between the claims of two ranks: more than the p99 delivery of a claim under load (92-136 ms measured).
+pub const RANK_STEP: Duration = Duration::from_millis(100);
+/// How long a starting node only listens: mDNS answers within 40-240 ms (RFC 6762, s. 5.2 and 6).
+pub const LISTEN: Duration = Duration::from_millis(300);
+/// A starting node then waits its rank times a random part of this, so that thirty do not claim at once.
+pub const START_SPREAD: Duration = Duration::from_millis(500);
+/// How many deputies the succession list names.
+pub const SUCCESSION: usize = 5;
+/// A term that jumps further than this came from a bug or a liar, and would brick the mesh since terms are kept.
+pub const TERM_JUMP_MAX: u64 = 1 << 20;
+
+// Roster and control.
+
+/// Nodes in one mesh: three times the largest room of the design, so that a storm of inventions is bounded.
+pub const NODES_MAX: usize = 4096;
+/// Control connections of one node: master, deputies, four random nodes, and room for those that chose us.
+pub const CONTROL_RANDOM: usize = 4;
+/// A follower that has not been heard by the master for this long is shown as away and leaves the live count.
+pub const MEMBER_AWAY: Duration = Duration::from_secs(5);
+/// An away member is forgotten after this; its copies are remembered in the catalogue as "last seen on".
+pub const MEMBER_FORGET: Duration = Duration::from_secs(24 * 3600);
+/// Gossip carries claims and digests only.
+pub const GOSSIP_BYTES_MAX: usize = 4 * 1024;
+/// The largest control message: a `.torrent` at its limit and its envelope.
+pub const CONTROL_BYTES_MAX: usize = TORRENT_BYTES_MAX + 64 * 1024;
+/// A `.torrent` of 64 Ki pieces is 1.3 MB; 100 GB at 256 KiB is 8 MB. More is refused before it is parsed.
+pub const TORRENT_BYTES_MAX: usize = 10 * 1024 * 1024;
+
+// Catalogue and tracker.
+
+/// Images one node may offer; a folder with more is told so.
+pub const IMAGES_MAX: usize = 4096;
+/// Peers in one image's tracker book.
+pub const BOOK_PEERS_MAX: usize = 4096;
+/// Peers of one address in one image's book, so that one machine cannot fill it.
+pub const BOOK_PEERS_PER_ADDRESS: usize = 16;
+/// What the tracker asks clients to wait between announces (bttrack's value in OpenGnsys).
+pub const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(30);
+/// The least a client may wait; earlier announces are answered all the same.
+pub const ANNOUNCE_MIN_INTERVAL: Duration = Duration::from_secs(10);
+/// A peer silent for three intervals is gone; bttrack's 10 s dropped live ones.
+pub const ANNOUNCE_EXPIRY: Duration = Duration::from_secs(95);
+/// Peers handed to a foreign client that asks for no number (BEP 3's usual 50).
+pub const NUMWANT_DEFAULT: usize = 50;
+/// Peers handed to anybody at once.
+pub const NUMWANT_MAX: usize = 200;
+
+// Swarm.
+
+/// The unit of requests between foreign clients (BEP 3, "request"): 16 KiB, more is refused by most.
+pub const BLOCK_BYTES: u32 = 16 * 1024;
+/// The unit between our own nodes: a sixteenth of the messages, and a large enough sendfile.
+pub const LARGE_BLOCK_BYTES: u32 = 256 * 1024;
+/// The longest request we answer.
+pub const REQUEST_BYTES_MAX: u32 = LARGE_BLOCK_BYTES;
+/// Requests one peer may have waiting at ours (BEP 10 `reqq`).
+pub const REQUESTS_PER_PEER_MAX: usize = 512;
+/// Connections of one image.
+pub const PEERS_PER_IMAGE_MAX: usize = 128;
+/// Connections of the whole node; the newest is refused beyond.
+pub const PEERS_MAX: usize = 1024;
+/// Pieces shorter than this and longer than that are refused in a `.torrent`.
+pub const PIECE_BYTES_MIN: u32 = 16 * 1024;
+/// See [`PIECE_BYTES_MIN`].
+pub const PIECE_BYTES_MAX: u32 = 64 * 1024 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seed_times_are_read_as_people_and_opengnsys_write_them() {
+        let secs = |n| Ok(SeedTime::For(Duration::from_secs(n)));
+        for (text, expected) in [
+            ("0", secs(0)),
+            ("60", secs(60)),
+            ("90s", secs(90)),
+            ("10m", secs(600)),
+            ("2h", secs(7200)),
+            ("1d", secs(86_400)),
+            ("forever", Ok(SeedTime::Forever)),
+            ("enough", Ok(SeedTime::Enough)),
+        ] {
+            assert_eq!(text.parse(), expected, "{text}");
+        }
+        for bad in ["", "-1", "1.5h", "10 m", "soon", "99999999999", "s", "5é"] {
+            assert_eq!(bad.parse::<SeedTime>(), Err(BadSeedTime(bad.to_owned())));
+        }
+    }
+
+    #[test]
+    fn weights_end_at_99() {
+        assert_eq!(Weight::try_from(99).map(Weight::get), Ok(99));
+        assert_eq!(Weight::try_from(100), Err(BadWeight(100)));
+    }
+}
