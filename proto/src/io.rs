@@ -262,6 +262,8 @@ pub enum Command {
     Start(String),
     /// Delete image and sidecars here.
     Remove(String),
+    /// The torrent of an image of the catalogue, from here or from a holder.
+    Torrent(InfoHash),
     /// Become master now.
     ClaimMaster,
     /// Stop being master.
@@ -277,6 +279,8 @@ pub enum Reply {
     Done,
     /// The image is here and verified already.
     AlreadyHere(InfoHash),
+    /// The answer to [`Command::Torrent`].
+    Torrent(Arc<Metainfo>),
     /// It cannot be done.
     Refused(Refusal),
 }
