@@ -38,6 +38,11 @@ mod download;
 mod peer;
 mod upload;
 
+#[cfg(test)]
+mod room;
+#[cfg(test)]
+mod tests;
+
 /// How often an active swarm looks after stalled requests, unused slots and addresses to dial.
 const REVIEW: Duration = Duration::from_millis(100);
 /// Pieces that no peer has are worth a new announce, which wakes idle copies, this often at most.
