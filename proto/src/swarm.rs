@@ -345,7 +345,7 @@ impl Swarm {
             self.announce_at = Time::NEVER;
             self.review_at = Time::NEVER;
             self.contacts.replace(now, std::iter::empty());
-            for p in 0..self.peers.len() {
+            for p in (0..self.peers.len()).rev() {
                 self.close(now, p, CloseReason::Withdrawn);
             }
         }
@@ -382,7 +382,8 @@ impl Swarm {
         if self.life.is_active() {
             self.announce(now, false);
         }
-        for p in 0..self.peers.len() {
+        // Backwards, since closing one moves the last into its place.
+        for p in (0..self.peers.len()).rev() {
             self.review_interest(p);
             if self.peers[p].has.is_full() {
                 self.close(now, p, CloseReason::NothingToDo);

@@ -51,7 +51,8 @@ pub(super) struct Room {
 
 pub(super) fn metainfo(length: u64, piece_length: u32) -> Arc<Metainfo> {
     let pieces = length.div_ceil(u64::from(piece_length)) as usize * 20;
-    let mut info = format!("d6:lengthi{length}e4:name4:a.im12:piece lengthi{piece_length}e6:pieces{pieces}:").into_bytes();
+    let mut info =
+        format!("d6:lengthi{length}e4:name4:a.im12:piece lengthi{piece_length}e6:pieces{pieces}:").into_bytes();
     info.resize(info.len() + pieces, 7);
     info.push(b'e');
     Arc::new(Metainfo::from_info(info).expect("the info dictionary is well formed"))
@@ -239,9 +240,11 @@ impl Room {
         let incomplete = present.len() as u32 - complete;
         for host in &present {
             let others = present.iter().filter(|o| *o != host);
-            let neighbours = others.map(|o| Neighbour { node: Some(node(*o)), addr: addr(*o), complete: self.hosts[*o].left == 0 });
+            let neighbours =
+                others.map(|o| Neighbour { node: Some(node(*o)), addr: addr(*o), complete: self.hosts[*o].left == 0 });
             let info_hash = self.metainfo.info_hash();
-            let answer = Neighbours { info_hash, neighbours: neighbours.collect(), complete, incomplete, stay: incomplete > 0 };
+            let answer =
+                Neighbours { info_hash, neighbours: neighbours.collect(), complete, incomplete, stay: incomplete > 0 };
             self.later(self.now + LATENCY, *host, Input::Neighbours(answer));
         }
         let idle = (0..self.hosts.len()).find(|h| self.hosts[*h].up && self.state(*h) == TransferState::Idle);
@@ -288,7 +291,11 @@ impl Room {
                 self.later(self.now + LATENCY, other, Input::Peer(conn, message));
             }
             io::Output::Have { piece, .. } => {
-                for conn in (0..self.conns.len()).filter(|c| self.conns[*c].1 && self.conns[*c].0.contains(&host)) {
+                for conn in 0..self.conns.len() {
+                    let (hosts, stands) = self.conns[conn];
+                    if !stands || !hosts.contains(&host) {
+                        continue;
+                    }
                     let conn = ConnId(conn as u32);
                     let other = self.other(host, conn);
                     let have = crate::wire::peer::Message::Have(piece.get());

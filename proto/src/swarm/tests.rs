@@ -133,7 +133,9 @@ fn a_mode_changed_in_mid_transfer_takes_effect_within_a_second_on_the_same_conne
     room.join(GBIT / 8, Mode::Seeder, None, true);
     let a = room.join(GBIT / 8, Mode::Peer, forever(), false);
     let b = room.join(GBIT / 8, Mode::Peer, forever(), false);
-    room.run_until(secs(20), "both trade", |room| room.hosts[a].uploaded > 10 * MIB && room.hosts[b].uploaded > 10 * MIB);
+    room.run_until(secs(20), "both trade", |room| {
+        room.hosts[a].uploaded > 10 * MIB && room.hosts[b].uploaded > 10 * MIB
+    });
     room.tell(a, Input::Mode(Mode::Leecher, None));
     room.run_for(secs(1));
     let before = room.hosts[a].uploaded;
