@@ -79,10 +79,10 @@ impl Node {
         let me = config.id;
         let mut node = Self {
             election: Election::new(now, me, config.weight, config.keyed, config.control_port, term_on_disk, rng.next_u64()),
-            discovery: Discovery::new(now, me, rng.next_u64()),
+            discovery: Discovery::new(me, rng.next_u64()),
             roster: Roster::new(now, mesh::member(&config), config.keyed),
             catalogue: Catalogue::new(now, me),
-            tracker: Tracker::new(now, rng.next_u64(), config.open_tracker),
+            tracker: Tracker::new(me, rng.next_u64(), config.open_tracker),
             torrents: Torrents::default(),
             board: Board::new(now, me),
             swarms: Vec::new(),

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::Node;
 use crate::config::{ANNOUNCE_INTERVAL, ANNOUNCE_MIN_INTERVAL, Config, NUMWANT_DEFAULT, NUMWANT_MAX, PROTOCOL_VERSION};
-use crate::id::{NodeId, PeerId, RequestId, Time};
+use crate::discovery::Standing;
+use crate::id::{Epoch, InfoHash, NodeId, PeerId, RequestId, Time};
 use crate::io::{Event, Input, Output};
 use crate::neighbours::Site;
 use crate::wire::control::{ForeignPeer, Member, Message, Neighbours, NodeAnnounce, TransferState};
@@ -69,12 +70,12 @@ impl Node {
             }
             Input::Beat { from, beat } => {
                 let addr = SocketAddr::new(from.ip(), beat.control_port);
-                self.discovery.handle_input(now, discovery::Input::Found { node: Some(beat.epoch.node), addr });
+                self.discovery.handle_input(now, discovery::Input::Beat { node: beat.epoch.node, addr });
                 self.election.handle_input(now, election::Input::Beat { beat, direct: true });
             }
             Input::ControlUp { node, addr } => {
                 self.roster.handle_input(now, roster::Input::Up { node, addr });
-                self.discovery.handle_input(now, discovery::Input::Up(node));
+                self.discovery.handle_input(now, discovery::Input::Up { node, addr });
                 self.election.handle_input(now, election::Input::Up(node));
             }
             Input::ControlDown { node } => {
@@ -90,7 +91,7 @@ impl Node {
             Input::Announce { id, announce } => self.client_announces(now, id, announce),
             Input::Address(addr) => {
                 self.config.addr = Some(addr);
-                self.roster.handle_input(now, roster::Input::Me(member(&self.config)));
+                self.roster.handle_input(now, roster::Input::Address(addr));
             }
             Input::Shutdown => {
                 self.leaving = true;
@@ -125,17 +126,12 @@ impl Node {
     fn hear_master_and_followers(&mut self, now: Time, from: NodeId, message: Message) {
         let of_master = self.master() == Some(from);
         match message {
-            Message::Hello { member, protocol, .. } if protocol != PROTOCOL_VERSION => {
-                self.event(Event::Incompatible { node: member.id, theirs: protocol, ours: PROTOCOL_VERSION });
-                self.send(from, Message::Incompatible { protocol: PROTOCOL_VERSION });
-            }
-            Message::Hello { member, holdings, .. } => {
+            Message::Hello { member, protocol, holdings } => {
                 let beat = self.election.latest_beat();
-                self.roster.handle_input(now, roster::Input::Hello { from, member, master: self.is_ruling() });
-                if self.is_ruling() {
-                    self.catalogue.handle_input(now, catalogue::Input::Greeted { from, version: holdings });
+                self.roster.handle_input(now, roster::Input::Hello { from, member, protocol, beat });
+                if self.is_ruling() && protocol == PROTOCOL_VERSION {
+                    self.catalogue.handle_input(now, catalogue::Input::Hello { from, holdings });
                 }
-                self.send(from, Message::Welcome(beat));
             }
             Message::Incompatible { protocol } => {
                 self.event(Event::Incompatible { node: from, theirs: protocol, ours: PROTOCOL_VERSION });
@@ -185,7 +181,7 @@ impl Node {
     pub(super) fn from_election(&mut self, now: Time, output: election::Output) {
         match output {
             election::Output::Beat(beat) => {
-                let to = self.roster.follower_addrs();
+                let to = self.roster.followers().collect();
                 self.outputs.push_back(Output::Beat { to, beat });
             }
             election::Output::Beacon(beat) => self.outputs.push_back(Output::Beacon(beat)),
@@ -193,10 +189,19 @@ impl Node {
             election::Output::Send { to, message } => self.send(to, message),
             election::Output::Persist { term } => self.outputs.push_back(Output::Persist { term }),
             election::Output::Redial(node) => {
-                self.discovery.handle_input(now, discovery::Input::Lapsed(node));
+                self.discovery.handle_input(now, discovery::Input::Redial(node));
             }
             election::Output::Role(role) => {
-                self.discovery.handle_input(now, discovery::Input::Role(role_of_discovery(role)));
+                let standing = match role {
+                    election::Role::Listening => Standing::Starting,
+                    election::Role::Candidate | election::Role::Solo => Standing::Leaderless,
+                    election::Role::Follower => self.master().map_or(Standing::Leaderless, Standing::Following),
+                    election::Role::Master => Standing::Leading,
+                };
+                self.discovery.handle_input(now, discovery::Input::Standing(standing));
+                if matches!(role, election::Role::Listening | election::Role::Candidate) {
+                    self.roster.handle_input(now, roster::Input::Leaderless);
+                }
                 self.tell_all_swarms(now, &swarm::Input::Master(self.is_ruling()));
             }
             election::Output::BecameMaster { term } => {
@@ -209,7 +214,10 @@ impl Node {
             }
             election::Output::Following { epoch } => {
                 self.outputs.push_back(Output::HostName(false));
-                self.follow(now, epoch.node);
+                self.follow(now, epoch);
+                // Another master than before, but the same role: connections are for the new one.
+                let standing = Standing::Following(epoch.node);
+                self.discovery.handle_input(now, discovery::Input::Standing(standing));
                 self.event(Event::Following { node: epoch.node, term: epoch.term });
             }
             election::Output::LostMaster { epoch } => {
@@ -220,14 +228,13 @@ impl Node {
                 self.event(Event::LostMaster { node: epoch.node });
             }
             election::Output::HandOver { to } => {
-                let entries = self.roster.iter().cloned().collect();
-                self.send(to, Message::Handover(entries));
+                self.roster.handle_input(now, roster::Input::HandOver { to });
                 let book = self.tracker.replica();
                 self.send(to, Message::Book(book));
             }
             election::Output::Versions { roster, catalogue } => {
-                self.roster.handle_input(now, roster::Input::MasterHas { version: roster });
-                self.catalogue.handle_input(now, catalogue::Input::MasterHas { version: catalogue });
+                self.roster.handle_input(now, roster::Input::Version(roster));
+                self.catalogue.handle_input(now, catalogue::Input::Version(catalogue));
             }
         }
     }
@@ -235,19 +242,63 @@ impl Node {
     fn rule(&mut self, now: Time) {
         let Some(epoch) = self.election.epoch() else { return };
         self.outputs.push_back(Output::HostName(true));
-        self.roster.handle_input(now, roster::Input::BecameMaster { epoch });
+        self.roster.handle_input(now, roster::Input::Leading { epoch });
         self.catalogue.handle_input(now, catalogue::Input::BecameMaster { epoch });
         self.tracker.handle_input(now, tracker::Input::BecameMaster);
         self.tell_all_swarms(now, &swarm::Input::NewTracker);
     }
 
-    fn follow(&mut self, now: Time, master: NodeId) {
-        let Some(epoch) = self.election.epoch() else { return };
+    fn follow(&mut self, now: Time, epoch: Epoch) {
         self.tracker.handle_input(now, tracker::Input::LostMastership);
         self.roster.handle_input(now, roster::Input::Following { epoch });
         self.catalogue.handle_input(now, catalogue::Input::Following { epoch });
-        self.discovery.handle_input(now, discovery::Input::Master(master));
         self.tell_all_swarms(now, &swarm::Input::NewTracker);
+    }
+
+    pub(super) fn from_discovery(&mut self, now: Time, output: discovery::Output) {
+        self.outputs.push_back(match output {
+            discovery::Output::Dial { node, addr } => Output::Dial { node, addr },
+            discovery::Output::Hangup(node) => Output::Hangup(node),
+            discovery::Output::Browse(on) => Output::Browse(on),
+            discovery::Output::Advertise(on) => Output::Advertise(on),
+            discovery::Output::Gone(node) => {
+                return self.election.handle_input(now, election::Input::Gone(node));
+            }
+        });
+    }
+
+    pub(super) fn from_roster(&mut self, now: Time, output: roster::Output) {
+        match output {
+            roster::Output::Send { to, message } => self.send(to, message),
+            roster::Output::Members(members) => {
+                let addr = |(node, _): &(NodeId, _)| Some((*node, self.roster.control_addr(node)?));
+                let addrs = members.iter().filter_map(addr).collect();
+                self.discovery.handle_input(now, discovery::Input::Members(addrs));
+                self.election.handle_input(now, election::Input::Members(members));
+            }
+            roster::Output::Succession(list) => {
+                self.discovery.handle_input(now, discovery::Input::Succession(list.clone()));
+                self.election.handle_input(now, election::Input::Succession(list));
+            }
+            roster::Output::Version(roster) => {
+                let catalogue = self.catalogue.version();
+                self.election.handle_input(now, election::Input::Versions { roster, catalogue });
+            }
+            roster::Output::MemberUp(node) => {
+                let name = self.name_of(&node);
+                self.catalogue.handle_input(now, catalogue::Input::NodeUp(node));
+                self.event(Event::MemberUp { node, name });
+            }
+            roster::Output::MemberDown(node) => {
+                let name = self.name_of(&node);
+                self.tracker.handle_input(now, tracker::Input::NodeGone(node));
+                self.board.handle_input(now, board::Input::Gone(node));
+                self.event(Event::MemberDown { node, name });
+            }
+            roster::Output::Incompatible { node, theirs } => {
+                self.event(Event::Incompatible { node, theirs, ours: PROTOCOL_VERSION });
+            }
+        }
     }
 
     pub(super) fn tell_state(&mut self, image: usize, state: TransferState, detail: Option<String>) {
@@ -268,7 +319,8 @@ impl Node {
         match output {
             board::Output::Mine(reports) => self.send_to_master(Message::Progress(reports)),
             board::Output::All(all) if self.is_ruling() => {
-                for to in self.roster.live_others() {
+                let live = self.roster.entries().filter(|e| e.live && e.member.id != self.config.id);
+                for to in live.map(|e| e.member.id).collect::<Vec<_>>() {
                     self.send(to, Message::Board(all.clone()));
                 }
             }
@@ -294,7 +346,7 @@ impl Node {
     }
 
     fn contact(&self, node: &NodeId) -> Option<tracker::Contact> {
-        let member = &self.roster.entry(node)?.member;
+        let member = &self.roster.member(node)?.member;
         // Who does not know its own address says so by `0.0.0.0`; the receiver knows where the message came from.
         let ip = member.addr.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let addr = SocketAddr::new(ip, member.peer_port);
@@ -326,7 +378,7 @@ impl Node {
     }
 
     fn hear_neighbours(&mut self, now: Time, from: NodeId, mut answer: Neighbours) {
-        let master = self.roster.entry(&from).and_then(|e| e.member.addr);
+        let master = self.roster.member(&from).and_then(|e| e.member.addr);
         for neighbour in &mut answer.neighbours {
             if let (true, Some(ip)) = (neighbour.addr.ip().is_unspecified(), master) {
                 neighbour.addr.set_ip(ip);
@@ -338,7 +390,7 @@ impl Node {
         }
     }
 
-    fn wake(&mut self, now: Time, info_hash: crate::id::InfoHash) {
+    fn wake(&mut self, now: Time, info_hash: InfoHash) {
         if let Some(image) = self.image_of(&info_hash) {
             self.tell_swarm(now, image, swarm::Input::Wake);
         }
@@ -372,7 +424,7 @@ impl Node {
     fn client_answered(&mut self, id: RequestId, answer: Option<Neighbours>) {
         let Some(waiting) = self.passed_on.iter().position(|p| p.id == id) else { return };
         self.passed_on.remove(waiting);
-        let master = self.master().and_then(|m| self.roster.entry(&m)).and_then(|e| e.member.addr);
+        let master = self.master().and_then(|m| self.roster.member(&m)).and_then(|e| e.member.addr);
         let result = answer.ok_or("Requested download is not authorized for use with this tracker.").map(|answer| Announced {
             interval: ANNOUNCE_INTERVAL.as_secs() as u32,
             min_interval: ANNOUNCE_MIN_INTERVAL.as_secs() as u32,
