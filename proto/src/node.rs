@@ -393,6 +393,12 @@ impl Node {
         }
     }
 
+    /// The name and the torrent of an image.
+    pub fn image(&self, image: ImageIndex) -> Option<(&str, &Arc<Metainfo>)> {
+        let swarm = self.swarms.get(image.0 as usize)?.as_ref()?;
+        Some((swarm.name(), swarm.metainfo()))
+    }
+
     fn event(&mut self, event: Event) {
         self.outputs.push_back(Output::Event(event));
     }
