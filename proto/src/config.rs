@@ -4,6 +4,7 @@
 //! (`labmesh`'s `config.rs`), which become a [`Config`] once.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -156,8 +157,10 @@ pub struct Config {
     pub keyed: bool,
     /// The mode of a `get` that names none.
     pub mode: Mode,
-    /// The seed time of a `get` that names none.
-    pub seed_time: SeedTime,
+    /// The seed time of a `get` that names none; `None` = what its mode says.
+    pub seed_time: Option<SeedTime>,
+    /// This node's address on the lab's network, if it is known; others see it better than it does.
+    pub addr: Option<IpAddr>,
     /// Where its control plane listens (TCP), and its heartbeats (UDP).
     pub control_port: u16,
     /// Where its peers connect.

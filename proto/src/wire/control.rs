@@ -242,7 +242,7 @@ pub struct Neighbours {
     pub complete: u32,
     /// Others in the swarm now.
     pub incomplete: u32,
-    /// Of the nodes that could leave, this one stays: what [`crate::config::SeedTime::Enough`] asks for.
+    /// With [`crate::config::SeedTime::Enough`] this one stays, perhaps for the next who comes.
     pub stay: bool,
 }
 
