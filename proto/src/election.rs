@@ -252,7 +252,7 @@ impl Election {
         seed: u64,
     ) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let weight = trusted(weight, keyed);
+        let weight = weight.trusted(keyed);
         // A term that leaves no room to count is damage, and would keep this node out of every mesh.
         let term = if term_on_disk < u64::MAX - TERM_JUMP_MAX { term_on_disk } else { 0 };
         let until = now + LISTEN + start_wait(weight, &mut rng);
@@ -476,14 +476,16 @@ impl Election {
                 self.nudge(now, node, Message::Ask(self.highest));
             }
             State::Follower(follower) if follower.epoch.node == node => self.hand_over(node),
-            State::Listening { .. } | State::Candidate(_) | State::Follower(_) | State::Master(_) | State::Left => {}
+            // Two masters that no multicast joins meet here, and a newcomer need not wait for a datagram.
+            State::Master(master) => self.send(node, Message::Beat(self.own_beat(master))),
+            State::Listening { .. } | State::Candidate(_) | State::Follower(_) | State::Left => {}
         }
     }
 
     fn on_members(&mut self, members: Vec<(NodeId, Weight)>) {
         let (me, keyed) = (self.me, self.keyed);
         let others = members.into_iter().filter(|(node, _)| *node != me).take(NODES_MAX);
-        self.members = others.map(|(node, weight)| (node, trusted(weight, keyed))).collect();
+        self.members = others.map(|(node, weight)| (node, weight.trusted(keyed))).collect();
         if let State::Master(master) = &mut self.state {
             master.members = self.members.len() as u32 + 1;
         }
@@ -591,11 +593,6 @@ impl Election {
     fn below(&mut self, limit: usize) -> usize {
         self.rng.next_u32() as usize % limit.max(1)
     }
-}
-
-/// A weight as it counts in this mesh: without a key anybody could claim 99.
-fn trusted(weight: Weight, keyed: bool) -> Weight {
-    if keyed { weight } else { Weight::try_from(weight.get().min(Weight::UNKEYED_MAX)).unwrap_or(weight) }
 }
 
 /// Chance spreads nodes of one weight; the factor lets a server (60) decide before a live system (10).
