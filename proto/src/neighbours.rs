@@ -33,6 +33,8 @@ pub const BRIDGES: usize = 3;
 pub const LEECHER_LINKS: usize = 4;
 /// Our nodes for each foreign client, and foreign clients for each of our nodes; they may dial more themselves.
 pub const FOREIGN_LINKS: usize = 4;
+/// Seeders that are asked to take on one who has none: with more, one completion would displace many.
+const SEEDER_TRIES: usize = 2;
 /// Members that leech may lead one uploader to this degree, which leaves room for those that dial unasked.
 const CROWD_MAX: usize = PEERS_PER_IMAGE_MAX * 3 / 4;
 /// After this many rings somebody may be left with fewer links than [`DEGREE_MIN`]: about once in a million graphs.
@@ -213,7 +215,11 @@ impl Choice<'_> {
         let (seeders, others): (Vec<u32>, Vec<u32>) = givers.iter().partition(|g| self.part(**g) == Part::Whole);
         let missed = |g: &u32| self.graph.of(*g as usize).iter().all(|n| self.part(*n) != Part::Whole);
         let missed: Vec<u32> = others.into_iter().filter(missed).collect();
-        self.attach(missed, &seeders, Terms { links: 1, load_max: DEGREE_MAX, degree_max: DEGREE_MAX });
+        self.attach(
+            missed,
+            &seeders,
+            Terms { links: 1, tries: SEEDER_TRIES, load_max: DEGREE_MAX, degree_max: DEGREE_MAX },
+        );
     }
 
     fn serve_leechers(&mut self, givers: &BTreeMap<Site, Vec<u32>>) {
@@ -224,14 +230,22 @@ impl Choice<'_> {
         };
         for (site, leechers) in self.by_site(|part| part == Part::Leecher) {
             let pool = givers.get(&site).unwrap_or(&anywhere);
-            self.attach(leechers, pool, Terms { links: LEECHER_LINKS, load_max: CROWD_MAX, degree_max: CROWD_MAX });
+            self.attach(
+                leechers,
+                pool,
+                Terms { links: LEECHER_LINKS, tries: pool.len(), load_max: CROWD_MAX, degree_max: CROWD_MAX },
+            );
         }
     }
 
     fn serve_foreign(&mut self) {
         let foreign: Vec<u32> = self.which(Part::is_foreign).collect();
         let ours: Vec<u32> = self.which(|part| !part.is_foreign()).collect();
-        self.attach(foreign, &ours, Terms { links: FOREIGN_LINKS, load_max: FOREIGN_LINKS, degree_max: CROWD_MAX });
+        self.attach(
+            foreign,
+            &ours,
+            Terms { links: FOREIGN_LINKS, tries: ours.len(), load_max: FOREIGN_LINKS, degree_max: CROWD_MAX },
+        );
     }
 
     /// Links each of `who` to the next of `pool` on a ring that still have room.
@@ -249,7 +263,7 @@ impl Choice<'_> {
         for w in who {
             let start = ring.partition_point(|(place, _)| *place < self.place(self.salt, w));
             let mut missing = terms.links;
-            for at in (start..ring.len()).chain(0..start) {
+            for at in (start..ring.len()).chain(0..start).take(terms.tries) {
                 let room = load[at] < load_max && self.graph.degree(ring[at].1) < terms.degree_max;
                 if room && self.graph.link(ring[at].1, w) {
                     load[at] += 1;
@@ -267,6 +281,8 @@ impl Choice<'_> {
 struct Terms {
     /// Links for each that is served.
     links: usize,
+    /// How many servers are asked for them.
+    tries: usize,
     /// Links that one server may take on here.
     load_max: usize,
     /// Links that one server may have in all.

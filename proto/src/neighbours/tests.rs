@@ -167,7 +167,7 @@ fn a_completion_moves_few_links() {
         moves.push(moved(&before, &members));
     }
     println!("links that move as one after the other of 100 completes: {moves:?}");
-    assert!(moves.iter().all(|m| *m <= 40), "{moves:?}");
+    assert!(moves.iter().all(|m| *m <= 48), "{moves:?}");
     assert!(moves.iter().sum::<usize>() < 1000, "{moves:?}");
 }
 
