@@ -29,19 +29,21 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 use crate::config::{
-    ANNOUNCE_EXPIRY, ANNOUNCE_INTERVAL, ANNOUNCE_MIN_INTERVAL, BOOK_CLIENTS_MAX, BOOK_REPLICATE_EVERY,
-    BOOK_SWEEP_EVERY, CATALOGUE_IMAGES_MAX, NUMWANT_DEFAULT, NUMWANT_MAX, REGROUP_EVERY, SEEDERS_WANTED, Weight,
+    ANNOUNCE_EXPIRY, BOOK_CLIENTS_MAX, BOOK_REPLICATE_EVERY, BOOK_SWEEP_EVERY, CATALOGUE_IMAGES_MAX, NUMWANT_MAX,
+    REGROUP_EVERY, SEEDERS_WANTED, Weight,
 };
-use crate::id::{InfoHash, NodeId, PeerId, RequestId, Time};
+use crate::id::{InfoHash, NodeId, RequestId, Time};
 use crate::neighbours::Site;
-use crate::wire::control::{BookReplica, ForeignPeer, Message, Neighbour, Neighbours, NodeAnnounce};
-use crate::wire::http_tracker::{Announce, AnnounceEvent, Announced, Scraped, TrackedPeer};
+use crate::wire::control::{BookReplica, ForeignPeer, Neighbours, NodeAnnounce};
+use crate::wire::http_tracker::{Announce, Announced, Scraped};
 
+pub mod foreign;
 mod holders;
 mod swarm;
 #[cfg(test)]
 mod tests;
 
+use foreign::{Answer, Refused, Visit};
 use holders::Wanted;
 use swarm::{Change, Swarm};
 
@@ -160,27 +162,6 @@ pub enum Output {
     Completed(InfoHash),
     /// Send the deputies the book.
     Replicate(BookReplica),
-}
-
-/// Why a foreign client is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Refused {
-    Unknown,
-    Port,
-    BookFull,
-    AddressFull,
-}
-
-impl Refused {
-    /// The `failure reason` of BEP 3. The first is bttrack's sentence, which scripts compare.
-    fn reason(self) -> &'static str {
-        match self {
-            Self::Unknown => "Requested download is not authorized for use with this tracker.",
-            Self::Port => "port 0 cannot be connected to",
-            Self::BookFull => "too many peers in this tracker, try again later",
-            Self::AddressFull => "too many peers of this image at one address",
-        }
-    }
 }
 
 /// What a swarm waits for.
@@ -624,74 +605,4 @@ pub struct BookPeer {
     pub uploaded: u64,
     /// Bytes it has received.
     pub downloaded: u64,
-}
-
-/// What a foreign client wants.
-struct Visit {
-    peer: ForeignPeer,
-    wanted: usize,
-    stopped: bool,
-    completed: bool,
-}
-
-impl Visit {
-    fn of(announce: &Announce) -> Self {
-        let peer = ForeignPeer {
-            info_hash: announce.info_hash,
-            // A socket for both families shows IPv4 clients as `::ffff:a.b.c.d`, which others cannot dial.
-            addr: SocketAddr::new(announce.source.to_canonical(), announce.port),
-            peer_id: announce.peer_id.0,
-            left: announce.left,
-            uploaded: announce.uploaded,
-            downloaded: announce.downloaded,
-        };
-        let wanted = announce.numwant.map_or(NUMWANT_DEFAULT, |n| NUMWANT_MAX.min(n as usize));
-        let stopped = announce.event == AnnounceEvent::Stopped;
-        Self { peer, wanted, stopped, completed: announce.event == AnnounceEvent::Completed }
-    }
-}
-
-/// What a foreign client is told.
-struct Answer {
-    complete: u32,
-    incomplete: u32,
-    peers: Vec<(Neighbour, PeerId)>,
-}
-
-impl Answer {
-    fn announced(self) -> Announced {
-        let tracked = |(neighbour, peer_id): (Neighbour, _)| TrackedPeer { addr: neighbour.addr, peer_id };
-        announced(self.complete, self.incomplete, self.peers.into_iter().map(tracked).collect())
-    }
-
-    fn neighbours(self, info_hash: InfoHash) -> Neighbours {
-        let (complete, incomplete) = (self.complete, self.incomplete);
-        let neighbours = self.peers.into_iter().map(|(neighbour, _)| neighbour).collect();
-        Neighbours { info_hash, neighbours, complete, incomplete, stay: false }
-    }
-}
-
-fn announced(complete: u32, incomplete: u32, peers: Vec<TrackedPeer>) -> Announced {
-    let interval = ANNOUNCE_INTERVAL.as_secs() as u32;
-    Announced { interval, min_interval: ANNOUNCE_MIN_INTERVAL.as_secs() as u32, complete, incomplete, peers }
-}
-
-/// At a follower: the message that passes a client's announce on to the master, under the follower's number.
-pub fn pass_on(id: u64, announce: &Announce) -> Message {
-    let Visit { peer, wanted, stopped, completed } = Visit::of(announce);
-    Message::ForeignAnnounce { id, peer, numwant: wanted as u16, stopped, completed }
-}
-
-/// At a follower: what the client is told for the master's [`Message::ForeignAnnounced`]. The peer ids of foreign
-/// clients stayed with the master, so they are zero here.
-///
-/// # Errors
-/// The `failure reason` if the master refused.
-pub fn passed_back(answer: Option<Neighbours>) -> Result<Announced, &'static str> {
-    let answer = answer.ok_or(Refused::Unknown.reason())?;
-    let tracked = |n: &Neighbour| TrackedPeer {
-        addr: n.addr,
-        peer_id: n.node.as_ref().map_or_else(PeerId::default, PeerId::of_node),
-    };
-    Ok(announced(answer.complete, answer.incomplete, answer.neighbours.iter().map(tracked).collect()))
 }

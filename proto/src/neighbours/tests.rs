@@ -1,5 +1,7 @@
 //! What every choice of neighbours must show, whoever the members are.
 
+#![expect(clippy::print_stdout, reason = "the cost and the stability of a choice are numbers worth reading")]
+
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;

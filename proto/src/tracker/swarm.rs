@@ -10,8 +10,9 @@ use std::net::{IpAddr, SocketAddr};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::Rng;
 
+use super::Contact;
+use super::foreign::Refused;
 use super::holders::Holders;
-use super::{Contact, Refused};
 use crate::config::{BOOK_PEERS_MAX, BOOK_PEERS_PER_ADDRESS, Mode, SEEDERS_WANTED};
 use crate::id::{InfoHash, NodeId, PeerId, Time};
 use crate::neighbours::{self, Member, MemberId, Part, Site};

@@ -5,8 +5,12 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::foreign::{pass_on, passed_back};
 use super::*;
 use crate::config::{BOOK_PEERS_MAX, BOOK_PEERS_PER_ADDRESS, Mode, WAKE_AGAIN};
+use crate::id::PeerId;
+use crate::wire::control::{ForeignPeer, Message, Neighbour};
+use crate::wire::http_tracker::{AnnounceEvent, TrackedPeer};
 
 const IMAGE: InfoHash = InfoHash([1; 20]);
 const OTHER: InfoHash = InfoHash([2; 20]);
@@ -137,11 +141,13 @@ impl Desk {
     }
 
     fn replicas(&self) -> Vec<&BookReplica> {
-        let replica = |output| match output {
-            &Output::Replicate(ref replica) => Some(replica),
-            _ => None,
-        };
-        self.outputs.iter().filter_map(replica).collect()
+        let mut replicas = Vec::new();
+        for output in &self.outputs {
+            if let Output::Replicate(replica) = output {
+                replicas.push(replica);
+            }
+        }
+        replicas
     }
 
     #[track_caller]
