@@ -13,6 +13,8 @@ pub mod disk;
 pub mod hash;
 pub mod peers;
 pub mod source;
+#[cfg(test)]
+mod testing;
 
 use buffers::Buffer;
 use source::Source;

@@ -111,9 +111,9 @@ impl Disk {
         if self.images.len() <= index {
             self.images.resize_with(index + 1, || None);
         }
-        let places: Result<Vec<_>, _> = self.folders.iter().map(|folder| Place::of(folder, name)).collect();
-        let source = Source::new(image, metainfo.geometry(), self.folders[0].join(name));
-        let place = places.as_ref().map_or_else(|_| Place::nowhere(), |places| places[0].clone());
+        let places: Vec<_> = self.folders.iter().map(|folder| Place::new(folder, name)).collect();
+        let place = places[0].clone();
+        let source = Source::new(image, metainfo.geometry(), place.image().to_owned());
         let image = Arc::new(Image { source, metainfo, place, written: Mutex::default() });
         self.images[index] = Some(Gathering { image: Arc::clone(&image), pieces: BTreeMap::new() });
         self.ask(Job::Open(Open { image, places, complete, mode, seed_time }));
@@ -180,7 +180,9 @@ impl Disk {
         let clerk = self.threads.pop();
         self.threads.drain(..).for_each(|worker| drop(worker.join()));
         self.ask(Job::End);
-        clerk.map(JoinHandle::join);
+        if let Some(clerk) = clerk {
+            let _ = clerk.join();
+        }
     }
 
     fn ask(&self, job: Job) {

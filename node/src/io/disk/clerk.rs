@@ -42,7 +42,7 @@ pub(super) enum Job {
 pub(super) struct Open {
     pub(super) image: Arc<Image>,
     /// Where a whole copy may be; a partial one is in the first.
-    pub(super) places: Result<Vec<Place>, DiskError>,
+    pub(super) places: Vec<Place>,
     pub(super) complete: bool,
     pub(super) mode: Mode,
     pub(super) seed_time: Option<SeedTime>,
@@ -91,7 +91,7 @@ impl Clerk {
 
     fn open(&mut self, open: Open) {
         let Open { image, places, complete, mode, seed_time } = open;
-        let result = places.and_then(|places| {
+        let result = image.place.check().and_then(|()| {
             if complete {
                 let file = open_whole(&image, &places)?;
                 image.source.give(file);

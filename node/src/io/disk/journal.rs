@@ -80,7 +80,12 @@ impl Keeper {
     }
 
     /// Begins a journal that vouches for nothing; it is there whole or not at all.
-    pub(super) fn create(path: &Path, metainfo: &Metainfo, mode: Mode, seed_time: Option<SeedTime>) -> io::Result<Self> {
+    pub(super) fn create(
+        path: &Path,
+        metainfo: &Metainfo,
+        mode: Mode,
+        seed_time: Option<SeedTime>,
+    ) -> io::Result<Self> {
         let have = Bitfield::empty(metainfo.geometry().pieces());
         let journal = Journal { metainfo: metainfo.clone(), mode, seed_time, have };
         let header = header(&journal);
@@ -89,6 +94,8 @@ impl Keeper {
         file.write_all(&header)?;
         let slots = Slots::after(header.len(), &journal.have);
         let mut keeper = Self { file, slots, sequence: 0, journal };
+        // Both slots, so that a disk that is full later has room for them.
+        keeper.record([])?;
         keeper.record([])?;
         fs::rename(&new, path)?;
         sync_folder(path)?;

@@ -1,6 +1,6 @@
 //! Where the files of one image lie, and what is done to folders.
 //!
-//! Rule: a name that came from elsewhere reaches a path only through [`Place::of`].
+//! Rule: a name that came from elsewhere is checked by [`Place::check`] before anything at its path is touched.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -15,30 +15,39 @@ use crate::io::source::disk_error;
 
 /// The path of an image in a cache, and of what lies beside it.
 #[derive(Clone, Debug)]
-pub(super) struct Place(PathBuf);
+pub(super) struct Place {
+    name: String,
+    path: PathBuf,
+}
 
 impl Place {
-    /// `name` is relative, at most one sub-folder deep, and leads nowhere else.
-    pub(super) fn of(cache: &Path, name: &str) -> Result<Self, DiskError> {
-        let parts: Vec<_> = Path::new(name).components().collect();
-        let plain = parts.iter().all(|part| matches!(part, Component::Normal(_)));
-        let whole: Vec<_> = name.split('/').collect();
-        if name.len() > IMAGE_NAME_BYTES_MAX || name.contains('\0') || !plain || !matches!(whole.len(), 1 | 2)
-            || whole.len() != parts.len()
-        {
-            let reason = "expected NAME or FOLDER/NAME".to_owned();
-            return Err(DiskError::Io { place: name.escape_debug().to_string(), reason });
+    /// Unchecked: nothing may be touched there before [`Place::check`].
+    pub(super) fn new(cache: &Path, name: &str) -> Self {
+        Self { name: name.to_owned(), path: cache.join(name) }
+    }
+
+    /// The name is relative, at most one sub-folder deep, and leads nowhere else.
+    pub(super) fn check(&self) -> Result<(), DiskError> {
+        let name = &self.name;
+        let plain = |part: &str| matches!(Path::new(part).components().collect::<Vec<_>>()[..], [Component::Normal(whole)] if whole == part);
+        let good = name.len() <= IMAGE_NAME_BYTES_MAX
+            && !name.contains('\0')
+            && name.split('/').count() <= 2
+            && name.split('/').all(plain);
+        if good {
+            return Ok(());
         }
-        Ok(Self(cache.join(name)))
+        let reason = "expected NAME or FOLDER/NAME".to_owned();
+        Err(DiskError::Io { place: name.escape_debug().to_string(), reason })
     }
 
     pub(super) fn image(&self) -> &Path {
-        &self.0
+        &self.path
     }
 
     /// `NAME` and then something.
     pub(super) fn beside(&self, suffix: &str) -> PathBuf {
-        let mut path = self.0.clone().into_os_string();
+        let mut path = self.path.clone().into_os_string();
         path.push(suffix);
         path.into()
     }
@@ -52,7 +61,7 @@ impl Place {
     }
 
     pub(super) fn folder(&self) -> &Path {
-        self.0.parent().unwrap_or(Path::new("."))
+        self.path.parent().unwrap_or(Path::new("."))
     }
 
     /// Makes the image's folder; the cache itself too on a first start.
