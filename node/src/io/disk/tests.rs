@@ -363,7 +363,7 @@ fn full_and_read_only_disks_are_named() {
         filled += 4096;
     }
     assert!(matches!(bench.verified(&fits, 1), Err(DiskError::NoSpace { .. })));
-    drop(filler);
+    drop((file, filler));
     fs::remove_file(cache.join("filler")).unwrap();
     assert_eq!(bench.verified(&fits, 1), Ok(true));
     bench.end();
