@@ -3,6 +3,12 @@
 //! Rule: every part reports through one bounded channel of [`Event`]s and is told what to do by calls that stand for
 //! one [`labmesh_proto::io::Output`] each. Not here: any decision.
 
+pub mod control;
+pub mod heartbeat;
+pub mod identity;
+pub mod interfaces;
+pub mod mdns;
+
 use bytes::BytesMut;
 use labmesh_proto::id::ConnId;
 use labmesh_proto::io::Input;
