@@ -56,8 +56,10 @@ const IN_FLIGHT_PER_NODE: usize = 48;
 /// Bytes that wait for an acknowledgement, of all nodes together. A new master's roster for a thousand nodes does not
 /// fit at once; who misses it asks for it.
 const IN_FLIGHT_BYTES: usize = 64 * 1024 * 1024;
-/// Streams of one connection, both ways, so that ours leave room for theirs.
+/// Messages of one connection under way, both ways, so that ours leave room for theirs.
 const STREAMS_PER_CONNECTION: usize = 2 * IN_FLIGHT_PER_NODE + 32;
+/// And gossip's, two each way and as many that are just being replaced.
+const STREAMS_MAX: usize = 2 * STREAMS_PER_CONNECTION + 8;
 /// A gossip message with gossipsub's envelope: author, key, signature, topic.
 const GOSSIP_PACKET_BYTES: usize = GOSSIP_BYTES_MAX + 4096;
 /// How often gossip repairs its links; a lost link costs at most this.
@@ -116,11 +118,18 @@ pub struct Control {
     happened: VecDeque<Input>,
 }
 
-/// The connections with one node that were not hung up.
+/// The connections with one node that were not hung up, oldest first; never without one.
 #[derive(Default)]
 struct Link {
-    connections: Vec<ConnectionId>,
+    connections: Vec<Connection>,
     in_flight: usize,
+}
+
+#[derive(Clone, Copy)]
+struct Connection {
+    id: ConnectionId,
+    outgoing: bool,
+    addr: SocketAddr,
 }
 
 impl Control {
@@ -187,9 +196,13 @@ impl Control {
         }
     }
 
-    /// Opens a connection, even if one stands. Answered by `ControlUnreachable`, or by `ControlUp` unless a connection
-    /// with that node stands already.
+    /// Opens a connection. Answered by `ControlUnreachable`, or by `ControlUp` unless a connection with that node stands
+    /// already.
     pub fn dial(&mut self, node: Option<NodeId>, addr: SocketAddr) {
+        let stands = |c: &Connection| c.outgoing && c.addr == addr;
+        if self.links.iter().any(|(id, link)| node.is_none_or(|n| n == *id) && link.connections.iter().any(stands)) {
+            return;
+        }
         let opts = match node.map(identity::peer_id) {
             Some(None) => return self.unreachable(node, addr, false),
             Some(Some(peer)) => DialOpts::peer_id(peer)
@@ -216,7 +229,7 @@ impl Control {
     pub fn hangup(&mut self, node: NodeId) {
         let Some(link) = self.links.remove(&node) else { return };
         for connection in link.connections {
-            self.swarm.close_connection(connection);
+            self.swarm.close_connection(connection.id);
         }
         self.happened.push_back(Input::ControlDown { node });
     }
@@ -287,8 +300,8 @@ impl Control {
         match event {
             SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
                 self.dials.remove(&connection_id);
-                let addr = socket_addr(endpoint.get_remote_address());
-                self.connected(peer_id, connection_id, addr)
+                let Some(addr) = socket_addr(endpoint.get_remote_address()) else { return None };
+                self.connected(peer_id, Connection { id: connection_id, outgoing: endpoint.is_dialer(), addr })
             }
             SwarmEvent::ConnectionClosed { peer_id, connection_id, cause, .. } => {
                 tracing::debug!(%peer_id, ?cause, "control connection closed");
@@ -324,21 +337,26 @@ impl Control {
         }
     }
 
-    fn connected(&mut self, peer: PeerId, connection: ConnectionId, addr: Option<SocketAddr>) -> Option<Input> {
-        let (Some(node), Some(addr)) = (identity::node_id(&peer), addr) else {
+    fn connected(&mut self, peer: PeerId, connection: Connection) -> Option<Input> {
+        let Some(node) = identity::node_id(&peer) else {
             tracing::debug!(%peer, "not a labmesh node");
-            self.swarm.close_connection(connection);
+            self.swarm.close_connection(connection.id);
             return None;
         };
         let link = self.links.entry(node).or_default();
+        // We dialled twice, perhaps two addresses of one machine.
+        if connection.outgoing && link.connections.iter().any(|other| other.outgoing) {
+            self.swarm.close_connection(connection.id);
+            return None;
+        }
         link.connections.push(connection);
-        (link.connections.len() == 1).then_some(Input::ControlUp { node, addr: addr.ip() })
+        (link.connections.len() == 1).then_some(Input::ControlUp { node, addr: connection.addr.ip() })
     }
 
     fn disconnected(&mut self, peer: PeerId, connection: ConnectionId) -> Option<Input> {
         let node = identity::node_id(&peer)?;
         let link = self.links.get_mut(&node)?;
-        link.connections.retain(|other| *other != connection);
+        link.connections.retain(|other| other.id != connection);
         if !link.connections.is_empty() {
             return None;
         }
@@ -346,13 +364,27 @@ impl Control {
         Some(Input::ControlDown { node })
     }
 
+    /// Whether the connection was not hung up. If it is an incoming one, older incoming ones end: that node speaks on a
+    /// second connection only if it has lost the first, and half of what we say would go there.
+    fn is_in_use(&mut self, node: NodeId, connection: ConnectionId) -> bool {
+        let Some(link) = self.links.get_mut(&node) else { return false };
+        let Some(at) = link.connections.iter().position(|c| c.id == connection) else { return false };
+        if !link.connections[at].outgoing {
+            let newer = link.connections.split_off(at);
+            for lost in link.connections.extract_if(.., |c| !c.outgoing) {
+                self.swarm.close_connection(lost.id);
+            }
+            link.connections.extend(newer);
+        }
+        true
+    }
+
     fn understand_message(&mut self, event: request_response::Event<Arc<[u8]>, ()>) -> Option<Input> {
         match event {
             request_response::Event::Message { peer, connection_id, message } => match message {
                 request_response::Message::Request { request, channel, .. } => {
                     let node = identity::node_id(&peer)?;
-                    let hung_up = self.links.get(&node).is_none_or(|link| !link.connections.contains(&connection_id));
-                    if hung_up {
+                    if !self.is_in_use(node, connection_id) {
                         return None;
                     }
                     // A channel that is dropped closes the stream, which the other side sees as a refusal.
@@ -424,7 +456,9 @@ fn transport(tcp: Tcp, identity: &Identity, mesh: &MeshKey) -> Result<Boxed<(Pee
     });
     // Bound to the mesh, so that nodes of another one, keyed or not, do not get through the handshake.
     let noise = noise::Config::new(&identity.keypair())?.with_prologue(mesh.prefix().to_vec());
-    let secure = keyed.upgrade(Version::V1Lazy).authenticate(noise).multiplex(yamux::Config::default());
+    let mut yamux = yamux::Config::default();
+    yamux.set_max_num_streams(STREAMS_MAX);
+    let secure = keyed.upgrade(Version::V1Lazy).authenticate(noise).multiplex(yamux);
     Ok(secure.timeout(CONNECT_TIMEOUT).boxed())
 }
 

@@ -39,6 +39,8 @@ const DATAGRAM_BYTES_MAX: usize = 512;
 const WINDOW: Duration = Duration::from_secs(1);
 /// A cable, DHCP or Wi-Fi that comes late is used within this many windows.
 const LOOK_EVERY: u32 = 3;
+/// Before the next try on a socket that failed.
+const AFTER_ERROR: Duration = Duration::from_millis(50);
 /// Datagrams of one source that are verified in a window: three times a master's ten beats and beacon.
 const PER_SOURCE: u32 = 33;
 /// Datagrams of all sources that proved nothing yet: at 60 us each, well under a tenth of a core.
@@ -111,8 +113,8 @@ impl Heartbeat {
             _ => HeartbeatError::Socket { addr, error },
         })?);
         let beacon_addr = SocketAddrV4::new(BEACON_GROUP, BEACON_PORT);
-        let beacon = beacon_socket(beacon_addr)
-            .map_err(|error| HeartbeatError::Socket { addr: beacon_addr.into(), error })?;
+        let beacon =
+            beacon_socket(beacon_addr).map_err(|error| HeartbeatError::Socket { addr: beacon_addr.into(), error })?;
 
         let counters = Arc::new(Counters::default());
         let ear = Ear {
@@ -257,9 +259,10 @@ async fn receive(socket: Arc<UdpSocket>, mut ear: Ear, mut members: Option<Membe
             received = socket.recv_from(&mut buffer) => {
                 let (length, from) = match received {
                     Ok(received) => received,
-                    // An earlier datagram of ours found nobody; it says nothing about this socket.
+                    // The network went down, or the like; a socket that says so again and again must not spin.
                     Err(error) => {
-                        tracing::trace!(%error, "no datagram");
+                        tracing::debug!(%error, "cannot receive heartbeats");
+                        tokio::time::sleep(AFTER_ERROR).await;
                         continue;
                     }
                 };

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use labmesh_proto::config::{PROTOCOL_VERSION, Weight};
@@ -76,7 +77,7 @@ impl Mdns {
             mesh: service.mesh.tag_hex(),
             place: place.clone(),
             events,
-            other_versions: BTreeSet::new(),
+            other_versions: Arc::default(),
         };
         Ok(Self { daemon, node, host, reader, browsing: None })
     }
@@ -214,7 +215,7 @@ fn host_label(mesh_name: &str, mesh: &MeshKey) -> String {
     format!("{kept}-{tag}")
 }
 
-async fn browse(daemon: ServiceDaemon, mut reader: Reader) {
+async fn browse(daemon: ServiceDaemon, reader: Reader) {
     loop {
         match daemon.browse(SERVICE) {
             Ok(services) => {
@@ -239,7 +240,8 @@ struct Reader {
     mesh: String,
     place: Place,
     events: Events,
-    other_versions: BTreeSet<NodeId>,
+    /// Named once, however often we browse.
+    other_versions: Arc<Mutex<BTreeSet<NodeId>>>,
 }
 
 /// A TXT record that is one of ours, of whatever version.
@@ -250,7 +252,7 @@ struct Advertised {
 }
 
 impl Reader {
-    async fn read(&mut self, services: Receiver<ServiceEvent>) -> Result<(), Ended> {
+    async fn read(&self, services: Receiver<ServiceEvent>) -> Result<(), Ended> {
         while let Ok(event) = services.recv_async().await {
             let ServiceEvent::ServiceResolved(service) = event else { continue };
             let Some(node) = self.judge(&service) else { continue };
@@ -264,7 +266,7 @@ impl Reader {
     }
 
     /// The node that advertises itself, if it is one for us.
-    fn judge(&mut self, service: &ResolvedService) -> Option<NodeId> {
+    fn judge(&self, service: &ResolvedService) -> Option<NodeId> {
         let text = |key| service.get_property_val_str(key).unwrap_or_default();
         let Some(found) = parse_txt(&self.mesh, service.get_fullname(), text) else {
             tracing::trace!(service = ?service.get_fullname(), "not a node of this mesh");
@@ -274,8 +276,8 @@ impl Reader {
             return None;
         }
         if found.version != PROTOCOL_VERSION {
-            let full = self.other_versions.len() >= OTHER_VERSIONS_MAX;
-            if !full && self.other_versions.insert(found.node) {
+            let mut named = self.other_versions.lock().unwrap_or_else(PoisonError::into_inner);
+            if named.len() < OTHER_VERSIONS_MAX && named.insert(found.node) {
                 let (theirs, ours, node) = (found.version, PROTOCOL_VERSION, found.node.short());
                 tracing::warn!(node, theirs, ours, "a node speaks another protocol version and is left alone");
             }
@@ -302,8 +304,8 @@ fn addresses_of(service: &ResolvedService) -> impl Iterator<Item = Ipv4Addr> {
     })
 }
 
-/// The addresses worth a dial: first those on a network that we are on, always in one order, and never loopback unless
-/// we live there.
+/// The addresses worth a dial: first those on a network that we are on, last those that we have too (every Docker host
+/// is 172.17.0.1, and another node of this machine shares all of them), and loopback only if we live there.
 fn reachable(
     interfaces: &[Interface],
     loopback: bool,
@@ -313,11 +315,15 @@ fn reachable(
     if port == 0 {
         return Vec::new();
     }
-    let far = |ip: &Ipv4Addr| !interfaces.iter().any(|interface| interface.reaches(*ip));
+    let distance = |ip: Ipv4Addr| match interfaces.iter().find(|interface| interface.reaches(ip)) {
+        Some(interface) if interface.ip == ip => 2,
+        Some(_) => 0,
+        None => 1,
+    };
     let mut good: Vec<_> = found
         .filter(|ip| !ip.is_unspecified() && !ip.is_multicast() && !ip.is_broadcast() && ip.is_loopback() == loopback)
         .collect();
-    good.sort_by_key(|ip| (far(ip), *ip));
+    good.sort_by_key(|ip| (distance(*ip), *ip));
     good.into_iter().take(ADDRESSES_MAX).map(|ip| SocketAddr::from((ip, port))).collect()
 }
 
@@ -482,13 +488,17 @@ mod tests {
         }
         check(false, &[[9, 9, 9, 9], [10, 1, 12, 7], [127, 0, 0, 1]], &[[10, 1, 12, 7], [9, 9, 9, 9]]);
         check(false, &[[0, 0, 0, 0], [224, 0, 0, 251], [255, 255, 255, 255]], &[]);
+        check(
+            false,
+            &[[10, 1, 12, 90], [9, 9, 9, 9], [10, 1, 12, 91]],
+            &[[10, 1, 12, 91], [9, 9, 9, 9], [10, 1, 12, 90]],
+        );
         check(true, &[[127, 0, 0, 2], [10, 1, 12, 7]], &[[127, 0, 0, 2]]);
-        check(false, &[[5, 0, 0, 1], [4, 0, 0, 1], [3, 0, 0, 1], [2, 0, 0, 1], [1, 0, 0, 1]], &[
-            [1, 0, 0, 1],
-            [2, 0, 0, 1],
-            [3, 0, 0, 1],
-            [4, 0, 0, 1],
-        ]);
+        check(
+            false,
+            &[[5, 0, 0, 1], [4, 0, 0, 1], [3, 0, 0, 1], [2, 0, 0, 1], [1, 0, 0, 1]],
+            &[[1, 0, 0, 1], [2, 0, 0, 1], [3, 0, 0, 1], [4, 0, 0, 1]],
+        );
         assert_eq!(reachable(&[], false, [Ipv4Addr::new(10, 1, 12, 7)].into_iter(), 0), []);
     }
 

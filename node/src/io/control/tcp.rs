@@ -12,8 +12,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures::FutureExt;
 use futures::future::BoxFuture;
+use futures::{FutureExt, TryFutureExt};
 use libp2p::core::multiaddr::Protocol;
 use libp2p::core::transport::{DialOpts, ListenerId, TransportError, TransportEvent};
 use libp2p::tcp::tokio::TcpStream;
@@ -31,6 +31,12 @@ const DEAD_AFTER: Duration = Duration::from_secs(10);
 const KEEPALIVE: Duration = Duration::from_secs(10);
 /// Between tries to accept when the process is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// What the kernel said. Its own type, because libp2p's wrappers pass over the error that they wrap when they are asked
+/// for the source, and "connection refused" must be found again.
+#[derive(Debug, thiserror::Error)]
+#[error("TCP: {0}")]
+pub(super) struct TcpError(#[from] io::Error);
 
 /// The one listener of a node, and its dials.
 pub(super) struct Tcp {
@@ -80,11 +86,11 @@ impl Tcp {
 
 impl Transport for Tcp {
     type Output = TcpStream;
-    type Error = io::Error;
-    type ListenerUpgrade = Ready<io::Result<TcpStream>>;
-    type Dial = BoxFuture<'static, io::Result<TcpStream>>;
+    type Error = TcpError;
+    type ListenerUpgrade = Ready<Result<TcpStream, TcpError>>;
+    type Dial = BoxFuture<'static, Result<TcpStream, TcpError>>;
 
-    fn listen_on(&mut self, id: ListenerId, addr: Multiaddr) -> Result<(), TransportError<io::Error>> {
+    fn listen_on(&mut self, id: ListenerId, addr: Multiaddr) -> Result<(), TransportError<TcpError>> {
         if self.listening.is_some() || socket_addr(&addr) != Some(self.local) {
             return Err(TransportError::MultiaddrNotSupported(addr));
         }
@@ -96,14 +102,14 @@ impl Transport for Tcp {
         self.listening.take_if(|(listening, _)| *listening == id).is_some()
     }
 
-    fn dial(&mut self, addr: Multiaddr, _: DialOpts) -> Result<Self::Dial, TransportError<io::Error>> {
+    fn dial(&mut self, addr: Multiaddr, _: DialOpts) -> Result<Self::Dial, TransportError<TcpError>> {
         let target = socket_addr(&addr).filter(|to| to.port() != 0 && !to.ip().is_unspecified());
         let target = target.ok_or(TransportError::MultiaddrNotSupported(addr))?;
         let from = Some(self.local.ip()).filter(|ip| !ip.is_unspecified() && ip.is_ipv4() == target.is_ipv4());
-        Ok(connect(from, target).boxed())
+        Ok(connect(from, target).err_into().boxed())
     }
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<TransportEvent<Self::ListenerUpgrade, io::Error>> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<TransportEvent<Self::ListenerUpgrade, TcpError>> {
         let local = self.local;
         let Some((listener_id, untold)) = &mut self.listening else { return Poll::Pending };
         let listener_id = *listener_id;
@@ -117,7 +123,7 @@ impl Transport for Tcp {
                 local_addr: multiaddr(local),
                 send_back_addr: multiaddr(remote),
             },
-            Err(error) => TransportEvent::ListenerError { listener_id, error },
+            Err(error) => TransportEvent::ListenerError { listener_id, error: error.into() },
         })
     }
 }

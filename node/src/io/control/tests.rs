@@ -161,15 +161,12 @@ async fn gossip_reaches_everybody_along_a_chain() {
 
 #[tokio::test]
 async fn other_meshes_and_wrong_keys_do_not_get_in() {
-    #[track_caller]
-    fn check_pair(ours: MeshKey, theirs: MeshKey) -> (Node, Node) {
-        (start([127, 0, 0, 1], &ours, CONTROL_BYTES_MAX), start([127, 0, 0, 2], &theirs, CONTROL_BYTES_MAX))
-    }
     let lab = |key| MeshKey::new("lab", key);
     for (ours, theirs) in
         [(lab(Some("a")), lab(Some("b"))), (lab(Some("a")), lab(None)), (lab(None), MeshKey::new("lab2", None))]
     {
-        let (mut a, mut b) = check_pair(ours, theirs);
+        let mut a = start([127, 0, 0, 1], &ours, CONTROL_BYTES_MAX);
+        let mut b = start([127, 0, 0, 2], &theirs, CONTROL_BYTES_MAX);
         a.dial(&b);
         let failed = Input::ControlUnreachable { node: Some(b.id), addr: b.addr, refused: false };
         assert_eq!(a.next().await, failed);
@@ -291,6 +288,67 @@ async fn two_that_dial_each_other_are_connected_once() {
     b.call(move |control| control.send(to_a, Message::RosterSince(2)));
     assert_eq!(b.next().await, Input::Control { from: to_a, message: Message::RosterSince(1) });
     assert_eq!(a.next().await, Input::Control { from: to_b, message: Message::RosterSince(2) });
+}
+
+#[tokio::test]
+async fn a_second_dial_adds_no_connection() {
+    let mut pair = nodes(2, &MeshKey::new("lab", None));
+    let [a, b] = &mut pair[..] else { unreachable!() };
+    connect(a, b).await;
+    let (to, addr) = (b.id, b.addr);
+    a.call(move |control| {
+        control.dial(None, addr);
+        control.dial(Some(to), addr);
+        assert!(control.dials.is_empty(), "it stands already");
+        control.links.get_mut(&to).unwrap().connections[0].addr = ([127, 0, 0, 99], 1).into();
+        // Another address of the same machine, as far as we know.
+        control.dial(Some(to), addr);
+        control.send(to, Message::HoldingsWanted);
+    });
+    assert_eq!(b.next().await, Input::Control { from: a.id, message: Message::HoldingsWanted });
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        a.call(move |control| {
+            let counters = control.swarm.network_info().connection_counters().clone();
+            answer.send((control.dials.len(), counters.num_established())).unwrap();
+        });
+        if timeout(PATIENCE, answered).await.unwrap().unwrap() == (0, 1) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "the second connection stays");
+        tokio::task::yield_now().await;
+    }
+    assert!(a.happened.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn who_speaks_on_a_new_connection_has_lost_the_old_one() {
+    let mut pair = nodes(2, &MeshKey::new("lab", None));
+    let [a, b] = &mut pair[..] else { unreachable!() };
+    connect(a, b).await;
+    let (to, addr) = (b.id, b.addr);
+    // As if the end of the connection had been lost on its way: a forgets it, b does not hear of it.
+    a.call(move |control| {
+        control.links.clear();
+        control.dial(Some(to), addr);
+    });
+    assert_eq!(a.next().await, Input::ControlUp { node: to, addr: addr.ip() });
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        assert!(Instant::now() < deadline, "the old connection stays");
+        a.call(move |control| control.send(to, Message::HoldingsWanted));
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        b.call(move |control| {
+            let counters = control.swarm.network_info().connection_counters().clone();
+            answer.send(counters.num_established()).unwrap();
+        });
+        let open = timeout(PATIENCE, answered).await.unwrap().unwrap();
+        if open == 1 && matches!(b.happened.try_recv(), Ok(Input::Control { .. })) {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test]
