@@ -115,6 +115,11 @@ impl Weight {
     pub fn get(self) -> u8 {
         self.0
     }
+
+    /// As it counts: at most [`Self::UNKEYED_MAX`] in a mesh without a key.
+    pub fn trusted(self, keyed: bool) -> Self {
+        if keyed { self } else { Self(self.0.min(Self::UNKEYED_MAX)) }
+    }
 }
 
 impl Default for Weight {
