@@ -300,7 +300,7 @@ impl Control {
         match event {
             SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
                 self.dials.remove(&connection_id);
-                let Some(addr) = socket_addr(endpoint.get_remote_address()) else { return None };
+                let addr = socket_addr(endpoint.get_remote_address())?;
                 self.connected(peer_id, Connection { id: connection_id, outgoing: endpoint.is_dialer(), addr })
             }
             SwarmEvent::ConnectionClosed { peer_id, connection_id, cause, .. } => {
