@@ -6,3 +6,9 @@
 
 pub mod driver;
 pub mod io;
+
+pub mod cli;
+pub mod command;
+pub mod config;
+pub mod progress;
+pub mod view;
