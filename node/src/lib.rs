@@ -5,4 +5,6 @@
 //! parts do not know each other; then what people touch.
 
 pub mod driver;
+pub mod metrics;
+pub mod web;
 pub mod io;
