@@ -9,6 +9,8 @@ use labmesh_proto::io::Input;
 use labmesh_proto::wire::peer::Range;
 use tokio::sync::mpsc;
 
+pub mod tracker;
+
 /// What the parts tell the driver.
 #[derive(Debug)]
 pub enum Event {

@@ -5,6 +5,8 @@
 //! parts do not know each other; then what people touch.
 
 pub mod driver;
+
+pub mod io;
+
 pub mod metrics;
 pub mod web;
-pub mod io;
