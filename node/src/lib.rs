@@ -9,4 +9,5 @@ pub mod driver;
 pub mod io;
 
 pub mod metrics;
+pub mod view;
 pub mod web;

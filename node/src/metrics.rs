@@ -66,12 +66,9 @@ fn write_mesh(out: &mut String, status: &Status, mesh: &str) -> fmt::Result {
     writeln!(out, "labmesh_info{{node=\"{node}\",mesh=\"{}\",version=\"{version}\"}} 1", Label(mesh))?;
 
     head(out, "labmesh_role", "gauge", "1 for what this node is in its mesh.")?;
-    for (role, word) in [
-        (Role::Master, "master"),
-        (Role::Follower, "follower"),
-        (Role::Candidate, "candidate"),
-        (Role::Solo, "solo"),
-    ] {
+    for (role, word) in
+        [(Role::Master, "master"), (Role::Follower, "follower"), (Role::Candidate, "candidate"), (Role::Solo, "solo")]
+    {
         writeln!(out, "labmesh_role{{role=\"{word}\"}} {}", u8::from(status.role == role))?;
     }
     single(out, "labmesh_term", "gauge", "The election term this node lives in.", status.term)?;

@@ -27,6 +27,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::driver::{Ended, Handle};
 use crate::metrics::{self, Counters};
+use crate::view;
 
 mod page;
 
@@ -35,6 +36,8 @@ mod page;
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// What bttrack says when it has no such torrent.
 const NOT_HERE: &str = "your file may exist elsewhere in the universe\nbut alas, not here\n";
+/// What bttrack says before it says what was wrong.
+const GARBAGE: &str = "you sent me garbage - ";
 /// Pages come from here only, and load nothing but their style from here: a hostile name that got through as markup
 /// would still do nothing.
 const PAGE_POLICY: HeaderValue =
@@ -127,6 +130,8 @@ pub fn router(site: Arc<Site>) -> Router {
         .route("/images/", get(images))
         .route("/images/{*name}", get(image))
         .route("/metrics", get(prometheus))
+        .route("/api/status", get(api_status))
+        .route("/api/images", get(api_images))
         .fallback((StatusCode::NOT_FOUND, "no such page; try /\n"))
         .with_state(site)
 }
@@ -153,7 +158,7 @@ async fn style() -> impl IntoResponse {
 async fn announce(State(site): Shared, ConnectInfo(source): ConnectInfo<SocketAddr>, query: RawQuery) -> Response {
     site.counters.http_announces.add_one();
     let answered = match Announce::parse(query.0.as_deref().unwrap_or_default(), source.ip().to_canonical()) {
-        Err(reason) => Err(reason.to_string()),
+        Err(bad) => Err(format!("{GARBAGE}{bad}")),
         Ok(announce) => match answer(site.handle.announce(announce.clone())).await {
             Ok(Ok(announced)) => Ok(announced.encode(&announce)),
             Ok(Err(reason)) => Err(reason.to_owned()),
@@ -169,7 +174,7 @@ async fn announce(State(site): Shared, ConnectInfo(source): ConnectInfo<SocketAd
 async fn scrape(State(site): Shared, query: RawQuery) -> Response {
     site.counters.http_scrapes.add_one();
     let scraped = match http_tracker::parse_info_hashes(query.0.as_deref().unwrap_or_default()) {
-        Err(reason) => Err(reason.to_string()),
+        Err(bad) => Err(format!("{GARBAGE}{bad}")),
         Ok(images) => answer(site.handle.scrape(images)).await.map_err(|e| e.to_string()),
     };
     bencoded(match scraped {
@@ -180,9 +185,11 @@ async fn scrape(State(site): Shared, query: RawQuery) -> Response {
 
 async fn file(State(site): Shared, axum::Extension(reached_at): Asker, query: RawQuery) -> Response {
     let query = query.0.unwrap_or_default();
-    match asked_for(&query) {
-        Some(image) => site.torrent(image, reached_at).await.into_response(),
-        None => (StatusCode::BAD_REQUEST, "which? /file?info_hash= or /file?hash= and 40 hex digits\n").into_response(),
+    match http_tracker::parse_info_hashes(&query).as_deref() {
+        Ok([image]) => site.torrent(*image, reached_at).await.into_response(),
+        Ok(_) | Err(_) => {
+            (StatusCode::BAD_REQUEST, "which? /file?info_hash= or /file?hash= and 40 hex digits\n").into_response()
+        }
     }
 }
 
@@ -212,12 +219,13 @@ async fn prometheus(State(site): Shared) -> Result<Response, Unanswered> {
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
 }
 
-/// The image that `/file` is asked for: `info_hash=` as announces write it (bttrack's code) or `hash=` in hexadecimal
-/// (bttrack's help text and its users' notes).
-fn asked_for(query: &str) -> Option<InfoHash> {
-    let values = |key| query.split('&').filter_map(move |pair| pair.strip_prefix(key)?.strip_prefix('='));
-    let hex = values("hash").chain(values("info_hash")).find_map(|value| value.parse().ok());
-    hex.or_else(|| http_tracker::parse_info_hashes(query).ok()?.first().copied())
+async fn api_status(State(site): Shared) -> Result<Response, Unanswered> {
+    // Where the cache lies on this machine is nobody's business: a path is told as the name of the image.
+    Ok(json(&view::Status::new(&site.mesh, &*site.status().await?, |name| name.into())))
+}
+
+async fn api_images(State(site): Shared) -> Result<Response, Unanswered> {
+    Ok(json(&site.status().await?.images.iter().map(view::Image::new).collect::<Vec<_>>()))
 }
 
 /// The images of that name; `NAME@HASHPREFIX` says which of several.
@@ -269,6 +277,11 @@ fn html_page(html: Bytes) -> Response {
         (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
     ];
     (headers, Body::from(html)).into_response()
+}
+
+fn json(value: &impl serde::Serialize) -> Response {
+    let body = serde_json::to_vec(value).expect("names, numbers and lists always have a JSON form");
+    ([(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")], body).into_response()
 }
 
 fn bencoded(body: Vec<u8>) -> Response {

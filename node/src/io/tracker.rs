@@ -43,8 +43,8 @@ const CONNECTIONS_PER_ADDRESS_MAX: usize = 250;
 const BACKLOG: i32 = 4096;
 /// A request's head: a scrape of a hundred images has 7 KiB.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
-/// How long a head may take, and how long a connection may idle between two requests.
-const HEAD_WITHIN: Duration = Duration::from_secs(10);
+/// How long a head may take, and how long a connection may idle between two requests. The tests are less patient.
+const HEAD_WITHIN: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 10 });
 /// How long a client may leave what we sent unread or unconfirmed (TCP_USER_TIMEOUT).
 const READ_WITHIN: Duration = Duration::from_secs(20);
 /// After this a connection gets its present answer and is closed: an announcing client comes once in 30 s.

@@ -13,6 +13,8 @@ use labmesh_proto::node::{ImageStatus, NodeStatus, Role, Status, TransferStatus}
 use labmesh_proto::wire::control::{TransferReport, TransferState};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
+use crate::view;
+
 /// Seconds after which the browser asks again.
 const REFRESH_S: u32 = 3;
 /// Senders named in the row of a transfer; the others are counted.
@@ -20,7 +22,9 @@ const SOURCES_SHOWN: usize = 4;
 
 /// The status page of one moment.
 pub(super) fn status(status: &Status, mesh: &str) -> String {
-    let room = status.images.len() + status.transfers.len() + status.nodes.iter().map(|n| 1 + n.transfers.len()).sum::<usize>();
+    let room = status.images.len()
+        + status.transfers.len()
+        + status.nodes.iter().map(|n| 1 + n.transfers.len()).sum::<usize>();
     build(4096 + 1024 * room, |out| {
         open(out, "BitTorrent download info", Some(REFRESH_S))?;
         header(out, status, mesh)?;
@@ -50,7 +54,13 @@ pub(super) fn choices(name: &str, choices: &[&ImageStatus]) -> String {
         writeln!(out, "<h1>{} has several contents</h1>\n<ul>", Text(name))?;
         for image in choices {
             let held = image.holders.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
-            writeln!(out, "<li>{} <span class=dim>{}, on {}</span>", torrent_link(image), Size(image.size), Text(&held))?;
+            writeln!(
+                out,
+                "<li>{} <span class=dim>{}, on {}</span>",
+                torrent_link(image),
+                Size(image.size),
+                Text(&held)
+            )?;
         }
         out.write_str("</ul>\n")
     })
@@ -73,15 +83,15 @@ fn open(out: &mut String, title: &str, refresh_s: Option<u32>) -> fmt::Result {
 
 fn header(out: &mut String, status: &Status, mesh: &str) -> fmt::Result {
     let live = status.nodes.iter().filter(|n| n.live).count();
-    writeln!(out, "<header><h1>labmesh {}</h1>", Text(mesh))?;
-    write!(out, "<p>This node is <b>{}</b>, ", Text(&status.name))?;
+    out.write_str("<header><h1>labmesh</h1>\n")?;
+    write!(out, "<p>Mesh <b>{}</b>. This node is <b>{}</b>, ", Text(mesh), Text(&status.name))?;
     match (status.role, &status.master) {
         (Role::Master, _) => write!(out, "the master")?,
         (Role::Solo, _) => write!(out, "alone and master of itself")?,
         (Role::Follower | Role::Candidate, Some(master)) => write!(out, "its master is <b>{}</b>", Text(master))?,
         (Role::Follower | Role::Candidate, None) => write!(out, "<span class=warn>looking for a master</span>")?,
     }
-    writeln!(out, " (term {}).</p>\n<p>{live} of {} nodes here.</p></header>", status.term, status.nodes.len())
+    writeln!(out, " (term {}). {live} of {} nodes are here.</p></header>", status.term, status.nodes.len())
 }
 
 /// The columns and the totals row of bttrack's page, so that those who knew it feel at home.
@@ -103,8 +113,8 @@ fn images(out: &mut String, images: &[ImageStatus]) -> fmt::Result {
     out.write_str("<tbody>\n")?;
     for i in images {
         out.write_str("<tr>")?;
-        cell(out, "info hash", format_args!("<code>{}</code>", i.info_hash))?;
-        cell(out, "torrent name", torrent_link(i))?;
+        text(out, "info hash", format_args!("<code>{}</code>", i.info_hash))?;
+        text(out, "torrent name", torrent_link(i))?;
         number(out, "size", Size(i.size))?;
         number(out, "complete", i.complete)?;
         number(out, "downloading", i.downloading)?;
@@ -121,7 +131,7 @@ fn images(out: &mut String, images: &[ImageStatus]) -> fmt::Result {
     number(out, "downloading", sum(|i| i.downloading.into()))?;
     number(out, "downloaded", sum(|i| i.downloaded))?;
     number(out, "transferred", Size(sum(|i| i.size.saturating_mul(i.downloaded))))?;
-    out.write_str("</tr></tfoot>\n</table>\n")
+    out.write_str("</tr></tfoot>\n</table></div>\n")
 }
 
 /// Every node with what it fetches and seeds; a node with several transfers has a row for each.
@@ -155,7 +165,7 @@ fn nodes(out: &mut String, status: &Status) -> fmt::Result {
             out.write_str("<td></td><td></td></tr>\n")?;
         }
     }
-    out.write_str("</tbody>\n</table>\n")
+    out.write_str("</tbody>\n</table></div>\n")
 }
 
 fn node_row(
@@ -168,35 +178,39 @@ fn node_row(
     match node.addr {
         Some(ip) => {
             let addr = std::net::SocketAddr::new(ip, node.http_port);
-            cell(out, "name", format_args!("<a href=\"http://{addr}/\">{}</a>", Text(&node.name)))?;
+            text(out, "name", format_args!("<a href=\"http://{addr}/\">{}</a>", Text(&node.name)))?;
             cell(out, "address", ip)?;
         }
         None => {
-            cell(out, "name", Text(&node.name))?;
+            text(out, "name", Text(&node.name))?;
             cell(out, "address", "")?;
         }
     }
-    cell(out, "role", if node.live { role(node.role) } else { "<span class=warn>away</span>" })?;
+    match (node.live, node.role) {
+        (false, _) => cell(out, "role", "<span class=warn>away</span>")?,
+        (true, Role::Master) => cell(out, "role", "<b>master</b>")?,
+        (true, role) => cell(out, "role", view::role(role))?,
+    }
     match transfer {
         Some(transfer) => transfer_cells(out, transfer, names)?,
         None => out.write_str("<td></td><td></td><td></td><td></td><td></td><td></td>")?,
     }
     number(out, "weight", node.weight.get())?;
-    cell(out, "site", Text(&node.site))?;
+    text(out, "site", Text(&node.site))?;
     out.write_str("</tr>\n")
 }
 
 fn transfer_cells(out: &mut String, t: &TransferReport, names: &BTreeMap<InfoHash, &str>) -> fmt::Result {
     cell(out, "mode", t.mode)?;
     match names.get(&t.info_hash) {
-        Some(name) => cell(out, "image", Text(name))?,
+        Some(name) => text(out, "image", Text(name))?,
         None => cell(out, "image", format_args!("<code>{:?}</code>", t.info_hash))?,
     }
     match t.state {
         TransferState::Waiting => {
             cell(out, "state", format_args!("<span class=warn>waiting for {} pieces</span>", t.missing_pieces))?;
         }
-        state => cell(out, "state", state_word(state))?,
+        state => cell(out, "state", view::state(state))?,
     }
     cell(out, "progress", Progress(t.permille))?;
     number(out, "speed", Speed { down: t.down_bps, up: t.up_bps })?;
@@ -225,28 +239,30 @@ fn transfers(out: &mut String, transfers: &[TransferStatus]) -> fmt::Result {
     for t in transfers {
         let permille = u64::from(t.have) * 1000 / u64::from(t.pieces.max(1));
         out.write_str("<tr>")?;
-        cell(out, "image", Text(&t.name))?;
+        text(out, "image", Text(&t.name))?;
         cell(out, "mode", t.mode)?;
-        cell(out, "state", Doing(t))?;
+        text(out, "state", Doing(t))?;
         cell(out, "progress", Progress(permille as u16))?;
         number(out, "speed", Speed { down: t.down_bps, up: t.up_bps })?;
         number(out, "received", Size(t.downloaded))?;
         number(out, "sent", Size(t.uploaded))?;
         number(out, "seed time left", Left { state: t.state, left: t.seed_left })?;
-        cell(out, "from", Sources(&t.sources))?;
+        text(out, "from", Sources(&t.sources))?;
         out.write_str("</tr>\n")?;
     }
-    out.write_str("</tbody>\n</table>\n")
+    out.write_str("</tbody>\n</table></div>\n")
 }
 
 fn footer(out: &mut String) -> fmt::Result {
-    out.write_str("<footer>Torrents: <a href=/images/>/images/</a> · For programs: <a href=/api/status>/api/status</a>, ")?;
+    out.write_str(
+        "<footer>Torrents: <a href=/images/>/images/</a> · For programs: <a href=/api/status>/api/status</a>, ",
+    )?;
     out.write_str("<a href=/api/images>/api/images</a>, <a href=/metrics>/metrics</a> · ")?;
     writeln!(out, "labmesh {}. This page changes nothing.</footer>", env!("CARGO_PKG_VERSION"))
 }
 
 fn thead(out: &mut String, columns: &[(&str, bool)]) -> fmt::Result {
-    out.write_str("<table>\n<thead><tr>")?;
+    out.write_str("<div class=wide><table>\n<thead><tr>")?;
     for (name, is_number) in columns {
         write!(out, "<th scope=col{}>{name}</th>", if *is_number { " class=n" } else { "" })?;
     }
@@ -257,29 +273,13 @@ fn cell(out: &mut String, label: &str, content: impl fmt::Display) -> fmt::Resul
     write!(out, "<td data-label=\"{label}\">{content}</td>")
 }
 
+/// A cell that may be long: it is broken anywhere before the table grows too wide.
+fn text(out: &mut String, label: &str, content: impl fmt::Display) -> fmt::Result {
+    write!(out, "<td class=t data-label=\"{label}\">{content}</td>")
+}
+
 fn number(out: &mut String, label: &str, content: impl fmt::Display) -> fmt::Result {
     write!(out, "<td class=n data-label=\"{label}\">{content}</td>")
-}
-
-fn role(role: Role) -> &'static str {
-    match role {
-        Role::Master => "<b>master</b>",
-        Role::Follower => "follower",
-        Role::Candidate => "candidate",
-        Role::Solo => "solo",
-    }
-}
-
-fn state_word(state: TransferState) -> &'static str {
-    match state {
-        TransferState::Checking => "checking",
-        TransferState::Fetching => "fetching",
-        TransferState::Waiting => "waiting",
-        TransferState::Seeding => "seeding",
-        TransferState::Idle => "idle",
-        TransferState::Stopped => "stopped",
-        TransferState::Failed => "failed",
-    }
 }
 
 /// Where the torrent of an image is: its name, and the content too if the name alone does not say which.
@@ -388,8 +388,8 @@ impl fmt::Display for Doing<'_> {
                 }
                 f.write_str("</span>")
             }
-            (state, Some(error)) => write!(f, "<span class=warn>{}: {}</span>", state_word(state), Text(error)),
-            (state, None) => f.write_str(state_word(state)),
+            (state, Some(error)) => write!(f, "<span class=warn>{}: {}</span>", view::state(state), Text(error)),
+            (state, None) => f.write_str(view::state(state)),
         }
     }
 }
