@@ -80,6 +80,11 @@ pub struct Handle {
 }
 
 impl Handle {
+    /// A handle on whoever answers `questions` and says `events`.
+    pub fn new(questions: mpsc::Sender<Question>, events: broadcast::Sender<Event>) -> Self {
+        Self { questions, events }
+    }
+
     /// Carries out a command.
     ///
     /// # Errors
