@@ -92,7 +92,8 @@ impl Node {
             armed: Vec::new(),
             touched: Vec::new(),
             wanted: Vec::new(),
-            holdings_version: 0,
+            // Never one that an earlier life of this node has used for other holdings.
+            holdings_version: rng.next_u64() >> 16,
             passed_on: VecDeque::new(),
             leaving: false,
             outputs: VecDeque::new(),
@@ -309,6 +310,7 @@ impl Node {
     /// What this node holds goes to its own catalogue, and from there to the master.
     fn tell_holdings(&mut self, now: Time) {
         self.holdings_version += 1;
+        self.roster.handle_input(now, roster::Input::Holdings(self.holdings_version));
         let mut images: Vec<Holding> = self.swarms.iter().flatten().map(holding).collect();
         images.sort_by(|a, b| (&a.name, a.info_hash).cmp(&(&b.name, b.info_hash)));
         let holdings = Holdings { version: self.holdings_version, images };

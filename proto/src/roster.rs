@@ -92,6 +92,8 @@ pub enum Input {
     Handover(Vec<RosterEntry>),
     /// The version of this node's own holdings, for its greetings.
     Holdings(u64),
+    /// This node's own address became known, or changed.
+    Address(IpAddr),
 }
 
 /// What the roster wants done.
@@ -114,6 +116,8 @@ pub enum Output {
     MemberUp(NodeId),
     /// A member fell silent.
     MemberDown(NodeId),
+    /// A member was away for so long that it is forgotten.
+    MemberForgotten(NodeId),
     /// A node speaks another protocol version and was told so.
     Incompatible {
         /// Who.
@@ -195,6 +199,13 @@ impl Roster {
             }
             Input::Handover(entries) => self.on_handover(now, entries),
             Input::Holdings(version) => self.holdings = version,
+            Input::Address(addr) => {
+                self.me.addr = Some(addr);
+                self.table.put(own_row(now, &self.me));
+                if let Place::Leading { .. } = self.place {
+                    self.touch(self.me.id);
+                }
+            }
         }
     }
 
@@ -405,6 +416,7 @@ impl Roster {
 
     fn forget(&mut self, node: NodeId) {
         self.table.remove(&node);
+        self.outputs.push_back(Output::MemberForgotten(node));
         self.bump();
         self.gone.push_back((self.version, node));
         while self.gone.len() > GONE_MAX {

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::{Node, WantedBy};
-use crate::catalogue::Lookup;
+use crate::catalogue::lookup::Lookup;
 use crate::config::{IMAGES_MAX, Mode, SeedTime};
 use crate::id::{InfoHash, RequestId, Time};
 use crate::io::{Command, Output, Refusal, Reply};
@@ -69,8 +69,8 @@ impl Node {
     fn find(&self, image: &str) -> Result<(String, InfoHash), Refusal> {
         match self.catalogue.resolve(image) {
             Ok(record) => Ok((record.name.clone(), record.info_hash)),
-            Err(Lookup::NoSuchImage) => Err(Refusal::NoSuchImage(image.to_owned())),
-            Err(Lookup::Ambiguous { choices }) => Err(Refusal::Ambiguous { name: image.to_owned(), choices }),
+            Err(Lookup::NoSuchImage(image)) => Err(Refusal::NoSuchImage(image)),
+            Err(Lookup::Ambiguous { name, choices }) => Err(Refusal::Ambiguous { name, choices }),
         }
     }
 

@@ -130,7 +130,7 @@ impl Node {
                 let beat = self.election.latest_beat();
                 self.roster.handle_input(now, roster::Input::Hello { from, member, protocol, beat });
                 if self.is_ruling() && protocol == PROTOCOL_VERSION {
-                    self.catalogue.handle_input(now, catalogue::Input::Hello { from, holdings });
+                    self.catalogue.handle_input(now, catalogue::Input::Greeted { from, holdings });
                 }
             }
             Message::Incompatible { protocol } => {
@@ -201,6 +201,7 @@ impl Node {
                 self.discovery.handle_input(now, discovery::Input::Standing(standing));
                 if matches!(role, election::Role::Listening | election::Role::Candidate) {
                     self.roster.handle_input(now, roster::Input::Leaderless);
+                    self.catalogue.handle_input(now, catalogue::Input::LostMaster);
                 }
                 self.tell_all_swarms(now, &swarm::Input::Master(self.is_ruling()));
             }
@@ -234,7 +235,9 @@ impl Node {
             }
             election::Output::Versions { roster, catalogue } => {
                 self.roster.handle_input(now, roster::Input::Version(roster));
-                self.catalogue.handle_input(now, catalogue::Input::Version(catalogue));
+                if let Some(epoch) = self.election.epoch() {
+                    self.catalogue.handle_input(now, catalogue::Input::Beat { epoch, version: catalogue });
+                }
             }
         }
     }
@@ -243,15 +246,19 @@ impl Node {
         let Some(epoch) = self.election.epoch() else { return };
         self.outputs.push_back(Output::HostName(true));
         self.roster.handle_input(now, roster::Input::Leading { epoch });
-        self.catalogue.handle_input(now, catalogue::Input::BecameMaster { epoch });
+        self.catalogue.handle_input(now, catalogue::Input::BecameMaster(epoch));
         self.tracker.handle_input(now, tracker::Input::BecameMaster);
+        let records: Vec<InfoHash> = self.catalogue.records().map(|r| r.info_hash).collect();
+        for info_hash in records {
+            self.track(now, info_hash);
+        }
         self.tell_all_swarms(now, &swarm::Input::NewTracker);
     }
 
     fn follow(&mut self, now: Time, epoch: Epoch) {
         self.tracker.handle_input(now, tracker::Input::LostMastership);
         self.roster.handle_input(now, roster::Input::Following { epoch });
-        self.catalogue.handle_input(now, catalogue::Input::Following { epoch });
+        self.catalogue.handle_input(now, catalogue::Input::Following(epoch));
         self.tell_all_swarms(now, &swarm::Input::NewTracker);
     }
 
@@ -280,24 +287,78 @@ impl Node {
                 self.discovery.handle_input(now, discovery::Input::Succession(list.clone()));
                 self.election.handle_input(now, election::Input::Succession(list));
             }
-            roster::Output::Version(roster) => {
-                let catalogue = self.catalogue.version();
-                self.election.handle_input(now, election::Input::Versions { roster, catalogue });
-            }
+            roster::Output::Version(_) => self.tell_versions(now),
             roster::Output::MemberUp(node) => {
                 let name = self.name_of(&node);
-                self.catalogue.handle_input(now, catalogue::Input::NodeUp(node));
+                self.track_holder(now, node);
                 self.event(Event::MemberUp { node, name });
             }
             roster::Output::MemberDown(node) => {
                 let name = self.name_of(&node);
                 self.tracker.handle_input(now, tracker::Input::NodeGone(node));
+                self.catalogue.handle_input(now, catalogue::Input::NodeGone(node));
                 self.board.handle_input(now, board::Input::Gone(node));
                 self.event(Event::MemberDown { node, name });
+            }
+            roster::Output::MemberForgotten(node) => {
+                self.catalogue.handle_input(now, catalogue::Input::NodeForgotten(node));
             }
             roster::Output::Incompatible { node, theirs } => {
                 self.event(Event::Incompatible { node, theirs, ours: PROTOCOL_VERSION });
             }
+        }
+    }
+
+    pub(super) fn from_catalogue(&mut self, now: Time, output: catalogue::Output) {
+        match output {
+            catalogue::Output::Send { to, message } => self.send(to, message),
+            catalogue::Output::Changed { added, removed } => {
+                for info_hash in removed {
+                    self.tracker.handle_input(now, tracker::Input::Untracked(info_hash));
+                }
+                for info_hash in added {
+                    self.track(now, info_hash);
+                }
+            }
+            catalogue::Output::Holds { node, info_hash } => self.track_copy(now, node, info_hash),
+            catalogue::Output::Dropped { node, info_hash } => {
+                self.tracker.handle_input(now, tracker::Input::NodeDropped { node, info_hash });
+            }
+        }
+        self.tell_versions(now);
+    }
+
+    /// What this node's heartbeats say if it is master.
+    fn tell_versions(&mut self, now: Time) {
+        let (roster, catalogue) = (self.roster.version(), self.catalogue.version());
+        if self.is_ruling() {
+            self.election.handle_input(now, election::Input::Versions { roster, catalogue });
+        }
+    }
+
+    /// The tracker is told of an image and of everybody present who could be woken for it.
+    fn track(&mut self, now: Time, info_hash: InfoHash) {
+        let Some(record) = self.catalogue.record(&info_hash) else { return };
+        let (downloaded, holders) = (record.downloaded, record.holders.clone());
+        self.tracker.handle_input(now, tracker::Input::Tracked { info_hash, downloaded });
+        for node in holders {
+            self.track_copy(now, node, info_hash);
+        }
+    }
+
+    /// A node is back: its copies may be woken.
+    fn track_holder(&mut self, now: Time, node: NodeId) {
+        let held: Vec<InfoHash> =
+            self.catalogue.records().filter(|r| r.holders.contains(&node)).map(|r| r.info_hash).collect();
+        for info_hash in held {
+            self.track_copy(now, node, info_hash);
+        }
+    }
+
+    fn track_copy(&mut self, now: Time, node: NodeId, info_hash: InfoHash) {
+        let live = node == self.config.id || self.roster.member(&node).is_some_and(|e| e.live);
+        if let Some(holder) = self.contact(&node).filter(|_| live) {
+            self.tracker.handle_input(now, tracker::Input::NodeHolds { holder, info_hash });
         }
     }
 
