@@ -31,7 +31,7 @@ use tracing::{debug, info};
 
 use crate::driver::Handle;
 use crate::metrics::Counters;
-use crate::web::{self, ReachedAt, Site};
+use crate::web::{self, Mesh, ReachedAt, Site};
 
 mod udp;
 
@@ -89,7 +89,7 @@ pub fn serve(
     bind: IpAddr,
     port: u16,
     handle: Handle,
-    mesh: String,
+    mesh: Mesh,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<Server> {
     let (http, udp) = sockets(bind, port)?;

@@ -18,6 +18,7 @@ use tokio::time::timeout;
 
 use super::{CONNECTIONS_MAX, CONNECTIONS_PER_ADDRESS_MAX, Server, serve};
 use crate::driver::{Handle, Question};
+use crate::web::Mesh;
 
 /// More than any answer takes, and less than the patience of whoever runs the tests.
 const SOON: Duration = Duration::from_secs(20);
@@ -157,6 +158,10 @@ fn mind(World { torrents, status }: World) -> Handle {
     Handle::new(questions, broadcast::channel(1).0)
 }
 
+fn mesh() -> Mesh {
+    Mesh { name: "labmesh".to_owned(), host: "labmesh.local".to_owned() }
+}
+
 struct Port {
     server: Server,
     stop: oneshot::Sender<()>,
@@ -165,7 +170,7 @@ struct Port {
 fn port() -> Port {
     let (stop, stopped) = oneshot::channel::<()>();
     let shutdown = async move { drop(stopped.await) };
-    let server = serve(LOCALHOST.into(), 0, mind(world()), "labmesh".to_owned(), shutdown).unwrap();
+    let server = serve(LOCALHOST.into(), 0, mind(world()), mesh(), shutdown).unwrap();
     Port { server, stop }
 }
 
@@ -450,7 +455,7 @@ async fn the_end_closes_idle_connections_and_frees_the_port() {
     stop.send(()).unwrap();
     timeout(SOON, server.ended()).await.unwrap();
     read_all(&mut idle).await;
-    let again = serve(addr.ip(), addr.port(), mind(world()), "labmesh".to_owned(), std::future::pending());
+    let again = serve(addr.ip(), addr.port(), mind(world()), mesh(), std::future::pending());
     assert_eq!(again.unwrap().addr, addr);
 }
 
@@ -458,7 +463,7 @@ async fn the_end_closes_idle_connections_and_frees_the_port() {
 async fn a_taken_port_says_what_to_do() {
     let first = port();
     let addr = first.addr();
-    let second = serve(addr.ip(), addr.port(), mind(world()), "labmesh".to_owned(), std::future::pending());
+    let second = serve(addr.ip(), addr.port(), mind(world()), mesh(), std::future::pending());
     let message = second.unwrap_err().to_string();
     let expected =
         format!("port {} is taken on 127.0.0.1, perhaps by another node; choose another with --http-port", addr.port());
