@@ -226,6 +226,8 @@ async fn connection(stream: TcpStream, client: SocketAddr, _seat: Seat, mut page
         router.call(request)
     });
     let mut http = http1::Builder::new();
+    // Some clients close their half once they have asked.
+    http.half_close(true);
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).max_buf_size(HEAD_BYTES_MAX);
     let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
     let ended = tokio::select! {

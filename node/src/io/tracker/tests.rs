@@ -374,6 +374,19 @@ async fn a_connection_serves_several_requests() {
 }
 
 #[tokio::test]
+async fn old_clients_are_answered_in_their_protocol() {
+    // As ctorrent asks: HTTP/1.0 without a host, and then it only listens.
+    let port = port();
+    let mut stream = port.connect_from(LOCALHOST).await;
+    let request = format!("GET {} HTTP/1.0\r\n\r\n", announce_path(world().torrents[0].info_hash()));
+    stream.write_all(request.as_bytes()).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let answer = read_all(&mut stream).await;
+    assert!(answer.starts_with(b"HTTP/1.0 200 OK\r\n"), "{}", String::from_utf8_lossy(&answer));
+    assert!(split(&answer).2.starts_with(b"d8:completei1e"));
+}
+
+#[tokio::test]
 async fn heads_that_are_malformed_or_too_long_are_refused() {
     let port = port();
     let long = format!("GET / HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "y".repeat(64 * 1024));
