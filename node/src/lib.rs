@@ -8,6 +8,10 @@ pub mod driver;
 
 pub mod io;
 
+pub mod cli;
+pub mod command;
+pub mod config;
 pub mod metrics;
+pub mod progress;
 pub mod view;
 pub mod web;
