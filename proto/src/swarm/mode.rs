@@ -7,7 +7,7 @@
 //!   no end for a seeder.
 //! * After that it is idle. It is woken for a while when somebody misses a piece and few serve.
 //! * The master is never idle, and nobody leaves as the last whole copy while somebody misses a piece.
-//! * `enough` ends when nobody misses a piece; before that, those that the tracker told to stay do.
+//! * `enough` ends when nobody misses a piece, but for the two that the tracker asks to stay for the next who comes.
 
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ pub struct Situation {
     pub others_missing: u32,
     /// Other whole copies in the swarm, as the tracker told.
     pub others_complete: u32,
-    /// The tracker asked this one to stay for [`SeedTime::Enough`].
+    /// The tracker asked this one to stay although all could leave ([`SeedTime::Enough`]).
     pub stay: bool,
 }
 
@@ -91,7 +91,7 @@ pub fn rule(now: Time, s: &Situation) -> Life {
     });
     let until = match seed_time {
         SeedTime::Forever => return Life::Seeding { until: None },
-        SeedTime::Enough if s.others_missing > 0 && s.stay => return Life::Seeding { until: None },
+        SeedTime::Enough if s.others_missing > 0 || s.stay => return Life::Seeding { until: None },
         SeedTime::Enough => since,
         SeedTime::For(d) => since + d,
     };
@@ -161,11 +161,11 @@ mod tests {
     }
 
     #[test]
-    fn enough_is_when_nobody_misses_a_piece_and_some_stay_until_then() {
+    fn enough_is_when_nobody_misses_a_piece_but_some_are_asked_to_stay() {
         let s = Situation { seed_time: Some(SeedTime::Enough), complete_since: ago(10), ..EMPTY };
         check(s, Life::Idle);
-        check(Situation { others_missing: 1, stay: true, ..s }, Life::Seeding { until: None });
-        check(Situation { others_missing: 1, stay: false, ..s }, Life::Idle);
+        check(Situation { others_missing: 1, ..s }, Life::Seeding { until: None });
+        check(Situation { stay: true, ..s }, Life::Seeding { until: None });
     }
 
     #[test]
