@@ -141,8 +141,7 @@ impl Network {
 
     /// Plugs in a machine with a cable of so many bytes a second in each direction.
     pub fn add(&mut self, bytes_per_second: u64) {
-        let server =
-            || Server { bytes_per_second: bytes_per_second.max(1), turn: VecDeque::new(), serving: None };
+        let server = || Server { bytes_per_second: bytes_per_second.max(1), turn: VecDeque::new(), serving: None };
         self.up.push(server());
         self.down.push(server());
         self.sent.push(0);

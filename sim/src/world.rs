@@ -16,7 +16,7 @@ use labmesh_proto::config::{Mode, SeedTime};
 use labmesh_proto::id::{ConnId, ImageIndex, NodeId, RequestId, Time};
 use labmesh_proto::io::{Command, Input, Output, Reply};
 use labmesh_proto::node::{Node, Role, Status};
-use labmesh_proto::wire::control::Beat;
+use labmesh_proto::wire::control::{Beat, TransferState};
 use labmesh_proto::wire::metainfo::{Metainfo, piece_length_for};
 use labmesh_proto::wire::peer::Handshake;
 use rand_chacha::ChaCha8Rng;
@@ -55,14 +55,45 @@ enum Event {
     /// To a machine, if it still has the same life.
     Input(usize, u32, Box<Input>),
     Timer(usize, u32),
-    Datagram { from: usize, to: usize, beat: Box<Beat> },
-    Found { browser: usize, found: usize },
-    ControlDial { from: usize, life: u32, node: Option<NodeId>, addr: SocketAddr },
-    ControlAnswer { from: usize, life: u32, to: usize, addr: SocketAddr },
-    Word { from: usize, to: usize, word: Box<Word> },
+    Datagram {
+        from: usize,
+        to: usize,
+        beat: Box<Beat>,
+    },
+    Found {
+        browser: usize,
+        found: usize,
+    },
+    ControlDial {
+        from: usize,
+        life: u32,
+        node: Option<NodeId>,
+        addr: SocketAddr,
+    },
+    ControlAnswer {
+        from: usize,
+        life: u32,
+        to: usize,
+        addr: SocketAddr,
+    },
+    Word {
+        from: usize,
+        to: usize,
+        word: Box<Word>,
+    },
     ReleaseWords,
-    PeerDial { from: usize, life: u32, image: ImageIndex, addr: SocketAddr, handshake: Box<Handshake> },
-    PeerDown { machine: usize, life: u32, conn: ConnId },
+    PeerDial {
+        from: usize,
+        life: u32,
+        image: ImageIndex,
+        addr: SocketAddr,
+        handshake: Box<Handshake>,
+    },
+    PeerDown {
+        machine: usize,
+        life: u32,
+        conn: ConnId,
+    },
     Network(Step),
     Thaw(End),
     Fault(Fault),
@@ -97,8 +128,12 @@ pub struct World {
 pub fn metainfo(size: u64) -> Arc<Metainfo> {
     let piece_length = piece_length_for(size);
     let pieces = size.div_ceil(u64::from(piece_length)) as usize;
-    let mut info = format!("d6:lengthi{size}e4:name{}:{IMAGE}12:piece lengthi{piece_length}e6:pieces{}:", IMAGE.len(), pieces * 20)
-        .into_bytes();
+    let mut info = format!(
+        "d6:lengthi{size}e4:name{}:{IMAGE}12:piece lengthi{piece_length}e6:pieces{}:",
+        IMAGE.len(),
+        pieces * 20
+    )
+    .into_bytes();
     info.resize(info.len() + pieces * 20, 0x5a);
     info.push(b'e');
     Arc::new(Metainfo::from_info(info).expect("our own torrent is within the limits"))
@@ -154,7 +189,8 @@ impl World {
             if index < self.scenario.lab.holders {
                 let journal = Bitfield::full(metainfo.geometry().pieces());
                 let (mode, seed_time) = (Mode::Seeder, Some(SeedTime::Forever));
-                let copy = Copy { metainfo: metainfo.clone(), journal, complete: true, mode, seed_time, stopped: false };
+                let copy =
+                    Copy { metainfo: metainfo.clone(), journal, complete: true, mode, seed_time, stopped: false };
                 machine.disk.copies.insert((IMAGE.to_owned(), metainfo.info_hash()), copy);
             } else {
                 // A late machine asks as soon as it is up.
@@ -205,7 +241,9 @@ impl World {
                 let words: Vec<_> = self.control.release().collect();
                 words.into_iter().try_for_each(|(from, to, word)| self.word(from, to, word))
             }
-            Event::PeerDial { from, life, image, addr, handshake } => self.peer_dial(from, life, image, addr, *handshake),
+            Event::PeerDial { from, life, image, addr, handshake } => {
+                self.peer_dial(from, life, image, addr, *handshake)
+            }
             Event::PeerDown { machine, life, conn } => self.peer_down(machine, life, conn),
             Event::Network(step) => self.network_step(step),
             Event::Thaw(end) => self.thaw(end),
@@ -522,6 +560,12 @@ impl World {
     pub fn finish_times(&self) -> Vec<Option<Duration>> {
         let asked = self.machines.iter().filter_map(|m| Some((m.asks_at?, m.complete_at)));
         asked.map(|(asked, complete)| complete.map(|at| at.since(asked))).collect()
+    }
+
+    /// How many machines that asked for the image seed it now.
+    pub fn seeding(&self) -> usize {
+        let seeds = |s: &Status| s.transfers.iter().any(|t| t.state == TransferState::Seeding);
+        self.statuses().iter().filter(|(m, s)| self.machines[*m].asks_at.is_some() && seeds(s)).count()
     }
 
     /// Payload bytes that each machine sent and received.

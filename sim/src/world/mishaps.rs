@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use labmesh_proto::config::{Config, Mode, SeedTime, Weight};
+use labmesh_proto::config::{Config, Mode, Weight};
 use labmesh_proto::io::Input;
 use labmesh_proto::node::Node;
 use rand_chacha::rand_core::Rng;
@@ -94,16 +94,16 @@ impl World {
     }
 
     fn config(&mut self, m: usize) -> Config {
-        let lab = &self.scenario.lab;
         let weight = if m == 0 { SOURCE_WEIGHT } else { Weight::DEFAULT.get() };
         Config {
             id: self.machines[m].id,
+            addr: Some(self.machines[m].addr),
             name: format!("pc{:03}", m + 1),
             weight: Weight::try_from(weight).expect("our own weights are below 100"),
             site: String::new(),
             keyed: false,
             mode: Mode::Peer,
-            seed_time: lab.seed_time.map_or(SeedTime::For(Duration::from_secs(60)), |t| t.0),
+            seed_time: None,
             control_port: CONTROL_PORT,
             peer_port: PEER_PORT,
             http_port: HTTP_PORT,
