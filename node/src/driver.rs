@@ -29,7 +29,7 @@ use crate::io::heartbeat::{Heartbeat, HeartbeatError};
 use crate::io::identity::{Identity, MeshKey};
 use crate::io::interfaces::Place;
 use crate::io::mdns::{Mdns, Service};
-use crate::io::peers::Peers;
+use crate::io::peers::{Limits, Peers};
 use crate::io::socket;
 use crate::io::tracker;
 
@@ -227,7 +227,7 @@ fn bind_peers(config: &Config, place: &Place, events: &io::Events, buffers: &Buf
     let runtime = tokio::runtime::Handle::current();
     on_a_port(config.peer_port, config.any_port, |port| {
         let addr = SocketAddr::new(place.listen_ip(), port);
-        Peers::bind(addr, events.clone(), buffers.clone(), &runtime)
+        Peers::bind(&runtime, addr, Limits::default(), buffers.clone(), events.clone())
     })
     .with_context(|| {
         format!("port {} for peers is taken (by another program or another labmesh); choose another with --peer-port", config.peer_port)
@@ -336,7 +336,7 @@ impl Driver {
             site: config.site,
             keyed: config.key.is_some(),
             mode: config.mode,
-            seed_time: config.seed_time,
+            seed_time: Some(config.seed_time),
             addr: address,
             control_port,
             peer_port: ports.peer,

@@ -5,7 +5,6 @@
 //! in `node/mesh.rs`, what people see is put together in `node/status.rs`.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use rand_chacha::ChaCha8Rng;
@@ -14,15 +13,15 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use crate::board::{self, Board};
 use crate::catalogue::{self, Catalogue};
 use crate::config::{Config, Mode, SeedTime};
-use crate::discovery::{self, Discovery};
-use crate::election::{self, Election};
+use crate::discovery::Discovery;
+use crate::election::Election;
 use crate::error::{CloseReason, PeerMisbehaved};
 use crate::id::{ConnId, ImageIndex, InfoHash, PeerId, RequestId, Time};
 use crate::io::{Event, Input, Output};
 use crate::roster::{self, Roster};
 use crate::swarm::{self, Swarm};
-use crate::torrents::{self, Torrents};
-use crate::tracker::{self, Tracker};
+use crate::torrents::Torrents;
+use crate::tracker::Tracker;
 use crate::wire::control::{Holding, Holdings};
 use crate::wire::metainfo::Metainfo;
 
@@ -81,7 +80,7 @@ impl Node {
             election: Election::new(now, me, config.weight, config.keyed, config.control_port, term_on_disk, rng.next_u64()),
             discovery: Discovery::new(me, rng.next_u64()),
             roster: Roster::new(now, mesh::member(&config), config.keyed),
-            catalogue: Catalogue::new(now, me),
+            catalogue: Catalogue::new(me),
             tracker: Tracker::new(me, rng.next_u64(), config.open_tracker),
             torrents: Torrents::default(),
             board: Board::new(now, me),
@@ -364,8 +363,12 @@ impl Node {
             let next = self.swarms[image].as_ref().and_then(Swarm::poll_timeout);
             let armed = self.armed[image];
             if next != armed {
-                armed.inspect(|(at, _)| drop(self.timers.remove(&(*at, image))));
-                next.inspect(|(at, _)| drop(self.timers.insert((*at, image))));
+                if let Some((at, _)) = armed {
+                    self.timers.remove(&(at, image));
+                }
+                if let Some((at, _)) = next {
+                    self.timers.insert((at, image));
+                }
                 self.armed[image] = next;
             }
         }

@@ -196,11 +196,13 @@ impl Control {
         }
     }
 
-    /// Opens a connection. Answered by `ControlUnreachable`, or by `ControlUp` unless a connection with that node stands
-    /// already.
+    /// Opens a connection, if none was dialled to that address that still stands. Answered by one `ControlUp`, which
+    /// says who it is even if the node is known to be connected, or one `ControlUnreachable`.
     pub fn dial(&mut self, node: Option<NodeId>, addr: SocketAddr) {
         let stands = |c: &Connection| c.outgoing && c.addr == addr;
-        if self.links.iter().any(|(id, link)| node.is_none_or(|n| n == *id) && link.connections.iter().any(stands)) {
+        let connected = self.links.iter().find(|(_, link)| link.connections.iter().any(stands)).map(|(id, _)| *id);
+        if let Some(connected) = connected.filter(|id| node.is_none_or(|node| node == *id)) {
+            self.happened.push_back(Input::ControlUp { node: connected, addr: addr.ip() });
             return;
         }
         let opts = match node.map(identity::peer_id) {
@@ -344,13 +346,14 @@ impl Control {
             return None;
         };
         let link = self.links.entry(node).or_default();
-        // We dialled twice, perhaps two addresses of one machine.
         if connection.outgoing && link.connections.iter().any(|other| other.outgoing) {
+            // We dialled twice, perhaps two addresses of one machine: the first is as good.
             self.swarm.close_connection(connection.id);
-            return None;
+        } else {
+            link.connections.push(connection);
         }
-        link.connections.push(connection);
-        (link.connections.len() == 1).then_some(Input::ControlUp { node, addr: connection.addr.ip() })
+        let news = connection.outgoing || link.connections.len() == 1;
+        news.then_some(Input::ControlUp { node, addr: connection.addr.ip() })
     }
 
     fn disconnected(&mut self, peer: PeerId, connection: ConnectionId) -> Option<Input> {

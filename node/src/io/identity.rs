@@ -192,13 +192,13 @@ impl std::fmt::Debug for MeshKey {
 
 impl MeshKey {
     /// From the mesh's name and its key, if it has one.
-    pub fn new(name: &str, key: Option<&str>) -> Self {
+    pub fn new(name: &str, key: Option<&[u8]>) -> Self {
         let derive = |purpose: &str| -> [u8; 32] {
             let mut hash = Sha256::new();
             // Lengths in front, so that no two (purpose, name, key) read the same.
-            for part in [Some(purpose), Some(name), key].into_iter().flatten() {
+            for part in [Some(purpose.as_bytes()), Some(name.as_bytes()), key].into_iter().flatten() {
                 hash.update((part.len() as u64).to_be_bytes());
-                hash.update(part.as_bytes());
+                hash.update(part);
             }
             hash.finalize().into()
         };

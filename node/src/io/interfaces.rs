@@ -2,12 +2,15 @@
 //!
 //! Rule: `--bind` and `--interface` are understood here, once. Not here: what is sent there (`mdns`, `heartbeat`).
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 
 use if_addrs::{IfAddr, get_if_addrs};
 
 /// Interfaces that a node speaks on; a machine with more (containers, virtual machines) names one with `--interface`.
 const INTERFACES_MAX: usize = 16;
+
+/// An address that is on nobody's network (RFC 5737).
+const SOMEWHERE_ELSE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 
 /// Where a node lives on the network.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,6 +44,14 @@ impl Place {
         self.address().is_some_and(|ip| ip.is_loopback())
     }
 
+    /// The address that others of the lab would best use: the one bound to, else that of the default route, else the
+    /// first. `None` while there is no network.
+    pub fn own_address(&self) -> Option<Ipv4Addr> {
+        let interfaces = self.interfaces();
+        let routed = default_source().filter(|ip| interfaces.iter().any(|interface| interface.ip == *ip));
+        self.address().or(routed).or(interfaces.first().map(|interface| interface.ip))
+    }
+
     /// The interfaces of this place that have an IPv4 address now; a cable or DHCP may bring more later.
     pub fn interfaces(&self) -> Vec<Interface> {
         let all = get_if_addrs().unwrap_or_else(|error| {
@@ -62,6 +73,16 @@ impl Place {
             }
         }
         found
+    }
+}
+
+/// What the kernel would send from by its default route. Connecting a UDP socket asks for the route and sends nothing.
+fn default_source() -> Option<Ipv4Addr> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    socket.connect((SOMEWHERE_ELSE, 9)).ok()?;
+    match socket.local_addr().ok()?.ip() {
+        IpAddr::V4(ip) => Some(ip),
+        IpAddr::V6(_) => None,
     }
 }
 
@@ -101,6 +122,16 @@ mod tests {
         check(32, [10, 1, 12, 91], false);
         check(0, [192, 168, 0, 1], true);
         check(255, [10, 1, 12, 91], false);
+    }
+
+    #[test]
+    fn a_node_knows_its_own_address() {
+        let bound = Ipv4Addr::new(127, 0, 0, 7);
+        assert_eq!(Place::Address(bound).own_address(), Some(bound));
+        assert_eq!(Place::Interface("no such".to_owned()).own_address(), None);
+        assert_eq!(Place::Interface("lo".to_owned()).own_address(), Some(Ipv4Addr::LOCALHOST));
+        let anywhere = Place::Everywhere.own_address();
+        assert_eq!(anywhere.is_some(), !Place::Everywhere.interfaces().is_empty());
     }
 
     #[test]
