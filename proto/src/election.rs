@@ -515,7 +515,7 @@ impl Election {
         self.highest = beat.epoch;
         self.newest = Some(*beat);
         self.persist(beat.epoch.term);
-        self.state = State::Follower(Follower::new(now, beat.epoch, direct));
+        self.state = State::Follower(Follower::new(now, beat, direct));
         self.outputs.push_back(Output::Following { epoch: beat.epoch });
         self.hand_over(beat.epoch.node);
         self.tell_versions(beat);
@@ -583,7 +583,7 @@ impl Election {
 
     fn tell_role(&mut self) {
         let role = self.role();
-        if role != self.told {
+        if role != self.told && !matches!(self.state, State::Left) {
             self.told = role;
             self.outputs.push_back(Output::Role(role));
         }

@@ -107,8 +107,9 @@ impl Election {
 
     /// The lost master, its deputies, and three others by chance; of those, whom a connection reaches.
     pub(super) fn whom_to_ask(&mut self) -> Vec<NodeId> {
-        let mut asked = vec![self.highest.node];
-        asked.extend(self.succession.iter().filter(|node| **node != self.me));
+        let master = self.highest.node;
+        let mut asked = vec![master];
+        asked.extend(self.succession.iter().filter(|node| **node != self.me && **node != master));
         asked.retain(|node| self.up.contains(node));
         let mut others: Vec<NodeId> = self.up.iter().filter(|node| !asked.contains(node)).copied().collect();
         for _ in 0..ASK_RANDOM.min(others.len()) {
