@@ -218,6 +218,11 @@ impl Group {
         std::mem::take(&mut self.log)
     }
 
+    /// Writes a remark between the lines.
+    pub fn note(&mut self, remark: &str) {
+        self.write(Verbosity::Roles, remark);
+    }
+
     /// Starts the program of a host.
     pub fn start(&mut self, host: usize) {
         let seed = self.rng.next_u64();
@@ -347,6 +352,11 @@ impl Group {
     pub fn live_members(&self, host: usize) -> usize {
         let parts = self.hosts[host].parts.as_ref();
         parts.map_or(0, |parts| parts.roster.entries().filter(|entry| entry.live).count())
+    }
+
+    /// The running hosts of a host's part of the network, itself included.
+    pub fn reachable(&self, host: usize) -> usize {
+        (0..self.hosts.len()).filter(|other| self.awake(*other) && !self.is_cut(host, *other)).count()
     }
 
     /// The control connections of a host.

@@ -178,9 +178,10 @@ impl Election {
         self.state = State::Candidate(Candidate { phase: Phase::Waiting { until: now + wait }, deferred: 0 });
     }
 
-    /// A better candidate asks as well: it goes first.
+    /// A better candidate asks as well: it goes first. One of unknown weight may think the same of us.
     pub(super) fn defer(&mut self, now: Time, other: NodeId) {
-        if self.rank(other) < self.rank(self.me) {
+        let known = self.succession.contains(&other) || self.members.iter().any(|(member, _)| *member == other);
+        if known && self.rank(other) < self.rank(self.me) {
             self.step_back(now + OBJECTION + RANK_STEP);
         }
     }
