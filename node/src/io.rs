@@ -9,9 +9,11 @@ use labmesh_proto::wire::peer::Range;
 use tokio::sync::mpsc;
 
 pub mod buffers;
+pub mod cache;
 pub mod disk;
 pub mod hash;
 pub mod peers;
+pub mod socket;
 pub mod source;
 #[cfg(test)]
 mod testing;
