@@ -8,13 +8,23 @@ use labmesh_proto::io::Input;
 use labmesh_proto::wire::peer::Range;
 use tokio::sync::mpsc;
 
+// First what a byte passes through, then the control plane, then what people and other programs reach.
 pub mod buffers;
-pub mod cache;
 pub mod disk;
 pub mod hash;
 pub mod peers;
-pub mod socket;
 pub mod source;
+
+pub mod control;
+pub mod heartbeat;
+pub mod identity;
+pub mod interfaces;
+pub mod mdns;
+
+pub mod cache;
+pub mod socket;
+pub mod tracker;
+
 #[cfg(test)]
 mod testing;
 
