@@ -259,6 +259,36 @@ fn messages_and_blocks_arrive_however_they_are_cut() {
 }
 
 #[test]
+fn when_buffers_are_used_up_the_reader_waits_and_goes_on() {
+    let sample = sample(1 << 20, 1 << 20);
+    let (listener, events) = Listener::new();
+    let buffers = Buffers::new(u64::from(LARGE_BLOCK_BYTES));
+    let peers =
+        Peers::bind(listener.runtime.handle(), LOCALHOST, Limits::default(), buffers.clone(), events.clone()).unwrap();
+    let cache = cache_with(&sample);
+    let disk = Disk::start(cache.path().to_owned(), &[], buffers, events).unwrap();
+    let mut host = Host { bench: Bench { disk, listener, buffers: Buffers::new(0) }, peers };
+    host.bench.open(&sample, NAME, true).unwrap();
+    let (mut stream, _) = host.visitor(&sample);
+    let len = LARGE_BLOCK_BYTES;
+    let bytes = sample.bytes.clone();
+    let sender = thread::spawn(move || {
+        for n in 0..4 {
+            stream.write_all(&piece_header(&Range { piece: 0, offset: n * len, len })).unwrap();
+            stream.write_all(&bytes[(n * len) as usize..][..len as usize]).unwrap();
+        }
+        stream
+    });
+    for n in 0..4 {
+        let Event::Block { range, data, .. } = host.next() else { panic!("expected a block") };
+        assert_eq!(range.offset, n * len);
+        assert!(data[..] == sample.bytes[(n * len) as usize..][..len as usize]);
+        assert!(host.bench.listener.events.is_empty(), "there is no second buffer");
+    }
+    drop(sender.join().unwrap());
+}
+
+#[test]
 fn everything_that_is_sent_arrives_in_order() {
     let sample = sample(1 << 20, 1 << 20);
     let (mut host, _cache) = Host::seeding(&sample);
