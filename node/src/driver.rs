@@ -36,6 +36,8 @@ use crate::web;
 
 /// What the parts have reported and the loop has not taken yet; a part that outruns the loop waits.
 const EVENTS_MAX: usize = 1024;
+/// Heartbeats wait in a line of their own, so that no block is before them.
+const BEATS_MAX: usize = 64;
 /// Events that are taken at once, so that timers and heartbeats never wait for more.
 const EVENTS_AT_ONCE: usize = 64;
 /// Questions of sockets and pages that wait for the loop.
@@ -149,6 +151,7 @@ pub async fn run(
     ready: impl FnOnce(Handle) + Send,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
+    raise_open_files();
     let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
     let handle = Handle { questions, events: broadcast::Sender::new(READERS_BEHIND_MAX) };
     let (events, reported) = mpsc::channel(EVENTS_MAX);
@@ -206,6 +209,15 @@ pub async fn run(
     drop(ended);
     pages.ended().await;
     result.context("the driver ended in an unexpected way")?
+}
+
+/// A thousand peers are more than the usual limit of open files; the system's own limit is enough for them.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
 }
 
 fn place(config: &Config) -> anyhow::Result<Place> {
@@ -298,6 +310,7 @@ struct Driver {
     control: Control,
     mdns: Mdns,
     heartbeat: Heartbeat,
+    heard: mpsc::Receiver<io::Event>,
     peers: Peers,
     disk: Disk,
     cache: Cache,
@@ -320,7 +333,8 @@ struct Driver {
 impl Driver {
     fn start(config: Config, setup: Setup) -> anyhow::Result<Self> {
         let Setup { ports, mesh, place, identity, peers, cache, disk, events, broadcast, runtime } = setup;
-        let (control, heartbeat) = bind_control(&config, &place, &identity, &mesh, &events)?;
+        let (beats, heard) = mpsc::channel(BEATS_MAX);
+        let (control, heartbeat) = bind_control(&config, &place, &identity, &mesh, &beats)?;
         let control_port = control.local_addr().port();
         let service = Service {
             id: identity.node_id(),
@@ -358,6 +372,7 @@ impl Driver {
             control,
             mdns,
             heartbeat,
+            heard,
             peers,
             disk,
             cache,
@@ -397,6 +412,7 @@ impl Driver {
             tokio::select! {
                 biased;
                 () = tokio::time::sleep(wake) => {}
+                Some(event) = self.heard.recv() => self.take(event),
                 input = self.control.next() => self.node.handle_input(now(), input),
                 _ = &mut stopped, if !stopping => {
                     stopping = true;

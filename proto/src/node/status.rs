@@ -150,7 +150,7 @@ impl Node {
             role: role(self.election.role()),
             term: self.election.highest().term,
             master: master.map(|m| self.name_of(&m)),
-            nodes: self.roster.entries().map(|entry| self.node_status(entry)).collect(),
+            nodes: self.node_statuses(),
             images: self.image_statuses(),
             transfers: self.transfer_statuses(now),
             trackers: self.trackers(),
@@ -198,6 +198,12 @@ impl Node {
         self.roster.name(node).map_or_else(|| node.short(), str::to_owned)
     }
 
+    fn node_statuses(&self) -> Vec<NodeStatus> {
+        let mut all: Vec<NodeStatus> = self.roster.entries().map(|entry| self.node_status(entry)).collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
     fn node_status(&self, entry: &RosterEntry) -> NodeStatus {
         let member = &entry.member;
         let me = member.id == self.config.id;
@@ -232,7 +238,7 @@ impl Node {
                 info_hash: record.info_hash,
                 size: record.size,
                 piece_length: record.piece_length,
-                holders: record.holders.iter().map(|node| self.name_of(node)).collect(),
+                holders: self.names_of(&record.holders),
                 here: swarm.map(permille),
                 ambiguous: names.get(record.name.as_str()).is_some_and(|n| *n > 1),
                 complete,
@@ -241,6 +247,12 @@ impl Node {
             }
         };
         self.catalogue.records().map(status).collect()
+    }
+
+    fn names_of(&self, nodes: &[NodeId]) -> Vec<String> {
+        let mut names: Vec<String> = nodes.iter().map(|node| self.name_of(node)).collect();
+        names.sort();
+        names
     }
 
     fn transfer_statuses(&self, now: Time) -> Vec<TransferStatus> {
@@ -254,7 +266,7 @@ impl Node {
         let (downloaded, uploaded) = swarm.totals();
         let missing_pieces = swarm.missing_pieces();
         let holders = self.catalogue.record(&swarm.info_hash()).map_or(&[][..], |r| &r.holders);
-        let away = holders.iter().filter(|node| !self.is_live(node));
+        let away: Vec<NodeId> = holders.iter().copied().filter(|node| !self.is_live(node)).collect();
         TransferStatus {
             name: swarm.name().to_owned(),
             info_hash: swarm.info_hash(),
@@ -270,7 +282,7 @@ impl Node {
             uploaded,
             seed_left: swarm.seed_left(now),
             missing_pieces,
-            last_seen_on: if missing_pieces > 0 { away.map(|node| self.name_of(node)).collect() } else { Vec::new() },
+            last_seen_on: if missing_pieces > 0 { self.names_of(&away) } else { Vec::new() },
             sources: self.sources(swarm),
             error: swarm.error().map(ToString::to_string),
         }
