@@ -771,7 +771,7 @@ fn apply(desk: &mut Desk, step: Step) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(128))]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(128) })]
 
     #[test]
     fn counters_equal_a_recount_after_anything(script in prop::collection::vec(steps(), 0..120)) {
