@@ -1,1 +1,459 @@
-//! stub
+//! Whom to be connected to over the control plane, and when to look for others by mDNS.
+//!
+//! Rule: a follower keeps connections to the master, the first deputies and four members by chance; who has no master
+//! connects to whomever it has seen; a master dials whoever is missing, so that meshes merge without multicast.
+//! A node browses while it has no master and is advertised while it has none or is one, so that steady state is silent.
+//! Every dial has a back-off; what was configured or remembered is tried for ever.
+//!
+//! Not here: who is master ([`crate::election`]), who is a member ([`crate::roster`]), mDNS and sockets (the driver).
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+
+use crate::config::{CONTROL_RANDOM, NODES_MAX};
+use crate::id::{NodeId, Time};
+
+/// Connections of one node that it keeps by its own wish; whoever dials in comes on top.
+pub const DEGREE_MAX: usize = 12;
+/// Deputies of the list that everybody is connected to: they answer when the master is gone.
+pub const DEPUTIES: usize = 3;
+/// Configured and remembered addresses.
+const JOIN_MAX: usize = 64;
+/// The first wait after a failed dial; doubles with jitter up to [`BACKOFF_MAX`].
+const BACKOFF: Duration = Duration::from_millis(250);
+/// The longest wait between two dials of one address: a machine that is switched on is found within this.
+const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// A dial that nothing was heard of has failed: longer than the driver's own timeout.
+const DIAL_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a follower that lost its master waits before it browses: most have a new one by then, and three hundred
+/// nodes that browse at once do not find each other (measured).
+const BROWSE_AFTER: Duration = Duration::from_secs(1);
+
+/// What a node is, as far as connections go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Listens first.
+    Starting,
+    /// Candidate or solo.
+    Leaderless,
+    /// Obeys that master.
+    Following(NodeId),
+    /// Is master.
+    Leading,
+}
+
+/// What happens to discovery.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Input {
+    /// mDNS named a node, or a configured or remembered address is to be tried for ever (no `node`).
+    Found {
+        /// Who, if known.
+        node: Option<NodeId>,
+        /// Where its control plane listens.
+        addr: SocketAddr,
+    },
+    /// A heartbeat or beacon of that master came from there.
+    Beat {
+        /// Who.
+        node: NodeId,
+        /// Where its control plane listens.
+        addr: SocketAddr,
+    },
+    /// A control connection stands.
+    Up {
+        /// With whom.
+        node: NodeId,
+        /// Where it is.
+        addr: IpAddr,
+    },
+    /// The last control connection with that node ended.
+    Down(NodeId),
+    /// A dial failed.
+    Unreachable {
+        /// Who was meant, if known.
+        node: Option<NodeId>,
+        /// What was tried.
+        addr: SocketAddr,
+        /// The port was refused.
+        refused: bool,
+    },
+    /// The election changed this node's standing.
+    Standing(Standing),
+    /// The live members with their control addresses.
+    Members(Vec<(NodeId, SocketAddr)>),
+    /// The deputies, best first.
+    Succession(Vec<NodeId>),
+    /// The lease of that master lapsed: its connections may be dead.
+    Redial(NodeId),
+}
+
+/// What discovery wants done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Open a control connection.
+    Dial {
+        /// Who is expected, if known.
+        node: Option<NodeId>,
+        /// Where.
+        addr: SocketAddr,
+    },
+    /// Close the control connections with that node.
+    Hangup(NodeId),
+    /// Look for others by mDNS, or stop.
+    Browse(bool),
+    /// Be found by mDNS, or stop.
+    Advertise(bool),
+    /// That node closed its connection and refused a new one: for the election.
+    Gone(NodeId),
+}
+
+/// The wait between the dials of one address.
+#[derive(Clone, Copy, Debug, Default)]
+struct Attempts {
+    failures: u32,
+    /// Not before this; while a dial is out, when it counts as failed.
+    next: Time,
+    dialing: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    addr: SocketAddr,
+    attempts: Attempts,
+    up: bool,
+    /// We dialled the connection that stands.
+    ours: bool,
+    /// The connection was ended, not by us.
+    ended: bool,
+    /// A live member of our mesh.
+    member: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Join {
+    addr: SocketAddr,
+    /// Who answered there.
+    node: Option<NodeId>,
+    attempts: Attempts,
+}
+
+/// Discovery as one node sees it. See [`crate::io`] for the five verbs.
+#[derive(Debug)]
+pub struct Discovery {
+    me: NodeId,
+    rng: ChaCha8Rng,
+    standing: Standing,
+    known: BTreeMap<NodeId, Known>,
+    joins: Vec<Join>,
+    succession: Vec<NodeId>,
+    /// The members that this node chose by chance.
+    chosen: Vec<NodeId>,
+    browsing: bool,
+    advertised: bool,
+    browse_at: Time,
+    /// The earliest deadline, kept by `plan`.
+    next: Time,
+    outputs: VecDeque<Output>,
+}
+
+impl Discovery {
+    /// A node that starts: it browses at once.
+    pub fn new(me: NodeId, seed: u64) -> Self {
+        Self {
+            me,
+            rng: ChaCha8Rng::seed_from_u64(seed),
+            standing: Standing::Starting,
+            known: BTreeMap::new(),
+            joins: Vec::new(),
+            succession: Vec::new(),
+            chosen: Vec::new(),
+            browsing: true,
+            advertised: false,
+            browse_at: Time::NEVER,
+            next: Time::NEVER,
+            outputs: VecDeque::from([Output::Browse(true)]),
+        }
+    }
+
+    /// Something happened.
+    pub fn handle_input(&mut self, now: Time, input: Input) {
+        match input {
+            Input::Found { node: None, addr } => self.on_join(addr),
+            Input::Found { node: Some(node), addr } => self.sight(node, addr),
+            Input::Beat { node, addr } => {
+                if self.known.get(&node).is_some_and(|known| known.addr == addr) {
+                    return;
+                }
+                self.sight(node, addr);
+            }
+            Input::Up { node, addr } => self.on_up(node, addr),
+            Input::Down(node) => self.on_down(now, node),
+            Input::Unreachable { node, addr, refused } => self.on_unreachable(now, node, addr, refused),
+            Input::Standing(standing) => self.on_standing(now, standing),
+            Input::Members(members) => self.on_members(members),
+            Input::Succession(list) => self.succession = list,
+            Input::Redial(node) => self.on_redial(node),
+        }
+        self.plan(now);
+    }
+
+    /// The deadline has come.
+    pub fn handle_timeout(&mut self, now: Time) {
+        if now >= self.browse_at {
+            self.show(true, true);
+        }
+        self.plan(now);
+    }
+
+    /// What is to be done, oldest first.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When to wake this, and why.
+    pub fn poll_timeout(&self) -> Option<(Time, &'static str)> {
+        let next = (self.next, "discovery: next dial").min((self.browse_at, "discovery: browse again"));
+        (next.0 != Time::NEVER).then_some(next)
+    }
+
+    /// How many nodes a control connection stands with.
+    pub fn connected(&self) -> usize {
+        self.known.values().filter(|known| known.up).count()
+    }
+
+    fn on_join(&mut self, addr: SocketAddr) {
+        if self.joins.len() < JOIN_MAX && !self.joins.iter().any(|join| join.addr == addr) {
+            self.joins.push(Join { addr, node: None, attempts: Attempts::default() });
+        }
+    }
+
+    fn sight(&mut self, node: NodeId, addr: SocketAddr) {
+        if node == self.me {
+            return;
+        }
+        if let Some(known) = self.known.get_mut(&node) {
+            if known.addr != addr {
+                known.addr = addr;
+                known.attempts = Attempts::default();
+            }
+            return;
+        }
+        self.make_room();
+        if self.known.len() < NODES_MAX {
+            let attempts = Attempts::default();
+            self.known.insert(node, Known { addr, attempts, up: false, ours: false, ended: false, member: false });
+        }
+    }
+
+    /// Forgets the address that failed most, if the table is full.
+    fn make_room(&mut self) {
+        if self.known.len() < NODES_MAX {
+            return;
+        }
+        let useless = self.known.iter().filter(|(_, known)| !known.up && !known.member && known.attempts.failures > 0);
+        if let Some(node) = useless.max_by_key(|(_, known)| known.attempts.failures).map(|(node, _)| *node) {
+            self.known.remove(&node);
+        }
+    }
+
+    fn on_up(&mut self, node: NodeId, addr: IpAddr) {
+        // A bare address was dialled: now it has a name.
+        let bare = self.joins.iter_mut().find(|join| join.attempts.dialing && join.addr.ip() == addr);
+        let dialled = bare.map(|join| {
+            join.node = Some(node);
+            join.attempts = Attempts::default();
+            join.addr
+        });
+        if let Some(addr) = dialled {
+            self.sight(node, addr);
+        }
+        if !self.known.contains_key(&node) {
+            // It dialled us; port 0 is dialled by nobody, its real one comes with the roster.
+            self.sight(node, SocketAddr::new(addr, 0));
+        }
+        if let Some(known) = self.known.get_mut(&node) {
+            known.ours = known.attempts.dialing || dialled.is_some();
+            known.up = true;
+            known.ended = false;
+            known.attempts = Attempts::default();
+        }
+    }
+
+    fn on_down(&mut self, now: Time, node: NodeId) {
+        let Some(known) = self.known.get_mut(&node) else { return };
+        known.ended = known.up;
+        known.up = false;
+        // At once: whether the redial is refused is how a killed master is noticed.
+        if !known.attempts.dialing {
+            known.attempts = Attempts { next: now, ..Attempts::default() };
+        }
+    }
+
+    fn on_unreachable(&mut self, now: Time, node: Option<NodeId>, addr: SocketAddr, refused: bool) {
+        let jitter = self.rng.next_u32();
+        for join in &mut self.joins {
+            if join.addr == addr {
+                join.attempts.fail(now, jitter);
+            }
+        }
+        let Some(node) = node else { return };
+        let Some(known) = self.known.get_mut(&node) else { return };
+        known.attempts.fail(now, jitter);
+        if refused && known.ended {
+            known.ended = false;
+            self.outputs.push_back(Output::Gone(node));
+        }
+    }
+
+    fn on_standing(&mut self, now: Time, standing: Standing) {
+        let before = std::mem::replace(&mut self.standing, standing);
+        match standing {
+            Standing::Starting => self.show(true, false),
+            Standing::Following(_) => self.show(false, false),
+            Standing::Leading => self.show(false, true),
+            Standing::Leaderless if matches!(before, Standing::Following(_)) => self.browse_at = now + BROWSE_AFTER,
+            Standing::Leaderless => self.show(true, true),
+        }
+    }
+
+    fn show(&mut self, browse: bool, advertise: bool) {
+        self.browse_at = Time::NEVER;
+        if self.browsing != browse {
+            self.browsing = browse;
+            self.outputs.push_back(Output::Browse(browse));
+        }
+        if self.advertised != advertise {
+            self.advertised = advertise;
+            self.outputs.push_back(Output::Advertise(advertise));
+        }
+    }
+
+    fn on_members(&mut self, members: Vec<(NodeId, SocketAddr)>) {
+        for known in self.known.values_mut() {
+            known.member = false;
+        }
+        for (node, addr) in members.into_iter().take(NODES_MAX) {
+            self.sight(node, addr);
+            if let Some(known) = self.known.get_mut(&node) {
+                known.member = true;
+            }
+        }
+    }
+
+    fn on_redial(&mut self, node: NodeId) {
+        let Some(known) = self.known.get_mut(&node) else { return };
+        if known.up {
+            self.outputs.push_back(Output::Hangup(node));
+        }
+        known.up = false;
+        known.ended = true;
+        known.attempts = Attempts::default();
+    }
+
+    /// Carries out what is due and finds the next deadline.
+    fn plan(&mut self, now: Time) {
+        self.choose();
+        let wanted = self.wanted();
+        self.next = Time::NEVER;
+        let jitter = self.rng.next_u32();
+        for node in &wanted {
+            let Some(known) = self.known.get_mut(node) else { continue };
+            if known.up || known.addr.port() == 0 {
+                continue;
+            }
+            if known.attempts.due(now, jitter) {
+                self.outputs.push_back(Output::Dial { node: Some(*node), addr: known.addr });
+            }
+            self.next = self.next.min(known.attempts.next);
+        }
+        for join in &mut self.joins {
+            let joined = join.node.and_then(|node| self.known.get(&node));
+            if joined.is_some_and(|known| known.up || known.member) {
+                continue;
+            }
+            if join.attempts.due(now, jitter) {
+                self.outputs.push_back(Output::Dial { node: None, addr: join.addr });
+            }
+            self.next = self.next.min(join.attempts.next);
+        }
+        self.prune(&wanted);
+    }
+
+    /// Whom this node wants to be connected to.
+    fn wanted(&self) -> BTreeSet<NodeId> {
+        let deputies = self.succession.iter().take(DEPUTIES).filter(|node| **node != self.me);
+        match self.standing {
+            Standing::Following(master) => deputies.chain([&master]).chain(&self.chosen).copied().collect(),
+            Standing::Leading => self.known.iter().filter(|(_, known)| !known.member).map(|(node, _)| *node).collect(),
+            Standing::Starting | Standing::Leaderless => {
+                let mut wanted: BTreeSet<NodeId> = deputies.chain(&self.chosen).copied().collect();
+                let mut others: Vec<_> = self.known.iter().filter(|(node, _)| !wanted.contains(node)).collect();
+                others.sort_by_key(|(_, known)| (!known.up, known.attempts.failures));
+                let room = DEGREE_MAX.saturating_sub(wanted.len());
+                wanted.extend(others.into_iter().take(room).map(|(node, _)| *node));
+                wanted
+            }
+        }
+    }
+
+    /// Keeps four members that are neither master nor deputy, and replaces those that went away.
+    fn choose(&mut self) {
+        let Standing::Following(master) = self.standing else { return };
+        let deputies = &self.succession[..DEPUTIES.min(self.succession.len())];
+        let fits = |node: &NodeId, known: &Known| {
+            known.member && known.attempts.failures < 3 && *node != master && !deputies.contains(node)
+        };
+        self.chosen.retain(|node| self.known.get(node).is_some_and(|known| fits(node, known)));
+        if self.chosen.len() >= CONTROL_RANDOM {
+            return;
+        }
+        let others = self.known.iter().filter(|(node, known)| fits(node, known) && !self.chosen.contains(node));
+        let mut others: Vec<NodeId> = others.map(|(node, _)| *node).collect();
+        while self.chosen.len() < CONTROL_RANDOM && !others.is_empty() {
+            let place = self.rng.next_u32() as usize % others.len();
+            self.chosen.push(others.swap_remove(place));
+        }
+    }
+
+    /// Hangs up what this node dialled and wants no more, as far as it has too many.
+    fn prune(&mut self, wanted: &BTreeSet<NodeId>) {
+        if !matches!(self.standing, Standing::Following(_)) {
+            return;
+        }
+        let excess = self.connected().saturating_sub(DEGREE_MAX);
+        let surplus = self.known.iter_mut().filter(|(node, known)| known.up && known.ours && !wanted.contains(node));
+        for (node, known) in surplus.take(excess) {
+            known.ours = false;
+            self.outputs.push_back(Output::Hangup(*node));
+        }
+    }
+}
+
+impl Attempts {
+    /// Whether to dial now; if so, the dial is out.
+    fn due(&mut self, now: Time, jitter: u32) -> bool {
+        if now < self.next {
+            return false;
+        }
+        if self.dialing {
+            self.fail(now, jitter);
+            return false;
+        }
+        self.dialing = true;
+        self.next = now + DIAL_PATIENCE;
+        true
+    }
+
+    /// Doubles the wait; between one half and the whole of it by chance, so that nodes do not dial in step.
+    fn fail(&mut self, now: Time, jitter: u32) {
+        let wait = (BACKOFF * (1 << self.failures.min(10))).min(BACKOFF_MAX);
+        let part = (wait.as_nanos() as u64 / 2 * u64::from(jitter)) >> 32;
+        self.failures = self.failures.saturating_add(1);
+        self.next = now + wait / 2 + Duration::from_nanos(part);
+        self.dialing = false;
+    }
+}

@@ -1,1 +1,601 @@
-//! stub
+//! Who is in the mesh: the master's list of members, and every node's copy of it.
+//!
+//! Rule: a node greets its master again and again ([`HELLO_EVERY`]); heard within [`MEMBER_AWAY`] it is live, unheard
+//! for [`MEMBER_FORGET`] it is forgotten. Whoever becomes master goes on with the roster that it knew, but counts only
+//! whom it has heard itself, so that the lost half of a partition decides nothing. Followers ask for what changed when
+//! a heartbeat shows a newer version, obey deltas of their own epoch only, and keep their copy without a master.
+//!
+//! Not here: who is master ([`crate::election`]), whom to be connected to ([`crate::discovery`]).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use crate::config::{MEMBER_AWAY, MEMBER_FORGET, NODES_MAX, PROTOCOL_VERSION, SUCCESSION, Weight};
+use crate::id::{Epoch, NodeId, Time};
+use crate::wire::control::{Beat, Member, Message, RosterDelta, RosterEntry};
+
+mod table;
+
+use table::{Row, Table};
+
+/// A follower greets its master this often: three greetings may be lost before it is away.
+pub const HELLO_EVERY: Duration = Duration::from_millis(MEMBER_AWAY.as_millis() as u64 / 3);
+/// How often the master looks for members that fell silent.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// How long a member whose connection ended stays live: it may be redialling.
+const REDIAL_GRACE: Duration = Duration::from_secs(1);
+/// The least between two questions for the roster, so that a boot of the whole room does not ask at every join.
+const ASK_EVERY: Duration = Duration::from_millis(300);
+/// Forgotten members that deltas remember; who is further behind gets the whole roster.
+const GONE_MAX: usize = 256;
+
+/// What happens to the roster.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Input {
+    /// This node is master, or solo.
+    Leading {
+        /// Its epoch.
+        epoch: Epoch,
+    },
+    /// This node obeys that epoch.
+    Following {
+        /// The epoch.
+        epoch: Epoch,
+    },
+    /// This node has no master.
+    Leaderless,
+    /// A control connection stands.
+    Up {
+        /// With whom.
+        node: NodeId,
+        /// Where it is.
+        addr: IpAddr,
+    },
+    /// The last control connection with that node ended.
+    Down(NodeId),
+    /// That node said something, anything.
+    Heard(NodeId),
+    /// That node greeted.
+    Hello {
+        /// Who, by its connection.
+        from: NodeId,
+        /// What it says of itself.
+        member: Member,
+        /// Its protocol version.
+        protocol: u16,
+        /// The freshest heartbeat this node knows, for the answer.
+        beat: Option<Beat>,
+    },
+    /// The obeyed master's heartbeat shows this version.
+    Version(u64),
+    /// A follower asks what changed.
+    Since {
+        /// Who.
+        from: NodeId,
+        /// The version it has; 0 = none of this epoch.
+        version: u64,
+    },
+    /// The roster, or what changed.
+    Delta {
+        /// Who says it.
+        from: NodeId,
+        /// What.
+        delta: RosterDelta,
+    },
+    /// This node lost a merge: give that master what we know.
+    HandOver {
+        /// The winner.
+        to: NodeId,
+    },
+    /// A master that lost a merge gives us what it knew.
+    Handover(Vec<RosterEntry>),
+    /// The version of this node's own holdings, for its greetings.
+    Holdings(u64),
+    /// This node's own address became known, or changed.
+    Address(IpAddr),
+}
+
+/// What the roster wants done.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Output {
+    /// Say to one node.
+    Send {
+        /// To whom.
+        to: NodeId,
+        /// What.
+        message: Message,
+    },
+    /// The live members that count, this node included: for the election and discovery.
+    Members(Vec<(NodeId, Weight)>),
+    /// Who follows the master, best first.
+    Succession(Vec<NodeId>),
+    /// The version that this master's heartbeats say.
+    Version(u64),
+    /// A member is new or came back.
+    MemberUp(NodeId),
+    /// A member fell silent.
+    MemberDown(NodeId),
+    /// A member was away for so long that it is forgotten.
+    MemberForgotten(NodeId),
+    /// A node speaks another protocol version and was told so.
+    Incompatible {
+        /// Who.
+        node: NodeId,
+        /// Its version.
+        theirs: u16,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// No master.
+    Alone,
+    /// Master or solo; next sweep.
+    Leading { epoch: Epoch, sweep_at: Time },
+    /// Follower; the version known to exist, when to greet and when a question may be asked.
+    Following { epoch: Epoch, wanted: u64, hello_at: Time, ask_at: Time },
+}
+
+/// The roster as one node knows it. See [`crate::io`] for the five verbs.
+#[derive(Debug)]
+pub struct Roster {
+    me: Member,
+    keyed: bool,
+    place: Place,
+    table: Table,
+    /// Of this epoch; 0 = nothing yet.
+    version: u64,
+    /// Forgotten members with the version that forgot them, oldest first, and the version before the oldest.
+    gone: VecDeque<(u64, NodeId)>,
+    gone_since: u64,
+    succession: Vec<NodeId>,
+    addresses: BTreeMap<NodeId, IpAddr>,
+    holdings: u64,
+    outputs: VecDeque<Output>,
+}
+
+impl Roster {
+    /// A roster of this node alone. `me` is what the node says of itself.
+    pub fn new(now: Time, me: Member, keyed: bool) -> Self {
+        let mut table = Table::default();
+        let me = Member { weight: me.weight.trusted(keyed), ..me };
+        table.put(own_row(now, &me));
+        Self {
+            me,
+            keyed,
+            place: Place::Alone,
+            table,
+            version: 0,
+            gone: VecDeque::new(),
+            gone_since: 0,
+            succession: Vec::new(),
+            addresses: BTreeMap::new(),
+            holdings: 0,
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// Something happened.
+    pub fn handle_input(&mut self, now: Time, input: Input) {
+        match input {
+            Input::Leading { epoch } => self.lead(now, epoch),
+            Input::Following { epoch } => {
+                self.place = Place::Following { epoch, wanted: 0, hello_at: now + HELLO_EVERY, ask_at: Time::NEVER };
+                self.version = 0;
+                self.greet(epoch.node);
+            }
+            Input::Leaderless => self.place = Place::Alone,
+            Input::Up { node, addr } => self.on_up(now, node, addr),
+            Input::Down(node) => self.on_down(now, node),
+            Input::Heard(node) => self.on_heard(now, node),
+            Input::Hello { from, member, protocol, beat } => self.on_hello(now, from, member, protocol, beat),
+            Input::Version(version) => self.on_version(now, version),
+            Input::Since { from, version } => self.on_since(from, version),
+            Input::Delta { from, delta } => self.on_delta(now, from, delta),
+            Input::HandOver { to } => {
+                let entries = self.entries().cloned().collect();
+                self.send(to, Message::Handover(entries));
+            }
+            Input::Handover(entries) => self.on_handover(now, entries),
+            Input::Holdings(version) => self.holdings = version,
+            Input::Address(addr) => {
+                self.me.addr = Some(addr);
+                self.table.put(own_row(now, &self.me));
+                if let Place::Leading { .. } = self.place {
+                    self.touch(self.me.id);
+                }
+            }
+        }
+    }
+
+    /// The deadline has come.
+    pub fn handle_timeout(&mut self, now: Time) {
+        match &mut self.place {
+            Place::Leading { sweep_at, .. } if now >= *sweep_at => {
+                *sweep_at = now + SWEEP_EVERY;
+                self.sweep(now);
+            }
+            Place::Following { epoch, wanted, hello_at, ask_at } => {
+                let (master, ask) = (epoch.node, now >= *ask_at);
+                if ask {
+                    *ask_at = if *wanted > self.version { now + SWEEP_EVERY } else { Time::NEVER };
+                }
+                let (behind, greet) = (*wanted > self.version, now >= *hello_at);
+                if greet {
+                    *hello_at = now + HELLO_EVERY;
+                    self.greet(master);
+                }
+                if ask && behind {
+                    self.send(master, Message::RosterSince(self.version));
+                }
+            }
+            Place::Leading { .. } | Place::Alone => {}
+        }
+    }
+
+    /// What is to be done, oldest first.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When to wake this, and why.
+    pub fn poll_timeout(&self) -> Option<(Time, &'static str)> {
+        match self.place {
+            Place::Alone => None,
+            Place::Leading { sweep_at, .. } => Some((sweep_at, "roster: look for silent members")),
+            Place::Following { hello_at, ask_at, .. } if hello_at <= ask_at => Some((hello_at, "roster: greet")),
+            Place::Following { ask_at, .. } => Some((ask_at, "roster: ask what changed")),
+        }
+    }
+
+    /// All members in NodeId order, this node included.
+    pub fn entries(&self) -> impl Iterator<Item = &RosterEntry> {
+        self.table.rows().map(|row| &row.entry)
+    }
+
+    /// One member.
+    pub fn member(&self, node: &NodeId) -> Option<&RosterEntry> {
+        self.table.get(node).map(|row| &row.entry)
+    }
+
+    /// What a member is called here: unique, `pc07-2` for a second `pc07`.
+    pub fn name(&self, node: &NodeId) -> Option<&str> {
+        self.table.name(node)
+    }
+
+    /// Whose peer port that is.
+    pub fn node_at(&self, addr: IpAddr, peer_port: u16) -> Option<NodeId> {
+        self.table.at(addr, peer_port)
+    }
+
+    /// Where a node is: by its connection, else by the roster.
+    pub fn address(&self, node: &NodeId) -> Option<IpAddr> {
+        self.member(node).and_then(|entry| entry.member.addr).or_else(|| self.addresses.get(node).copied())
+    }
+
+    /// Where a member's control plane listens.
+    pub fn control_addr(&self, node: &NodeId) -> Option<SocketAddr> {
+        Some(SocketAddr::new(self.address(node)?, self.member(node)?.member.control_port))
+    }
+
+    /// Where the heartbeats go: every live member but this one.
+    pub fn followers(&self) -> impl Iterator<Item = SocketAddr> {
+        let others = self.entries().filter(|entry| entry.live && entry.member.id != self.me.id);
+        others.filter_map(|entry| Some(SocketAddr::new(entry.member.addr?, entry.member.control_port)))
+    }
+
+    /// Who follows the master, best first.
+    pub fn succession(&self) -> &[NodeId] {
+        &self.succession
+    }
+
+    /// The version of this copy; 0 = none of this epoch.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    // ---- as master
+
+    fn lead(&mut self, now: Time, epoch: Epoch) {
+        // A master that only raised its term goes on counting whom it has heard.
+        let again = matches!(self.place, Place::Leading { epoch: old, .. } if old.node == epoch.node);
+        self.place = Place::Leading { epoch, sweep_at: now + SWEEP_EVERY };
+        self.version = self.version.max(1);
+        if !again {
+            self.version = 1;
+            self.gone.clear();
+            self.gone_since = 0;
+            for row in self.table.rows_mut() {
+                row.version = 1;
+                row.heard = now;
+                row.counted = row.entry.member.id == self.me.id;
+            }
+        }
+        self.set_live(now, self.me.id, true);
+        self.outputs.push_back(Output::Version(self.version));
+        self.publish();
+    }
+
+    fn on_hello(&mut self, now: Time, from: NodeId, member: Member, protocol: u16, beat: Option<Beat>) {
+        if protocol != PROTOCOL_VERSION {
+            self.outputs.push_back(Output::Incompatible { node: from, theirs: protocol });
+            return self.send(from, Message::Incompatible { protocol: PROTOCOL_VERSION });
+        }
+        if member.id != from || from == self.me.id {
+            return;
+        }
+        match self.place {
+            Place::Following { .. } => return self.send(from, Message::Welcome(beat)),
+            Place::Alone => self.send(from, Message::Welcome(beat)),
+            Place::Leading { .. } => {}
+        }
+        let addr = self.seen_address(&from, member.addr);
+        let member = Member { addr, weight: member.weight.trusted(self.keyed), ..member };
+        let old = self.table.get(&from);
+        let (was_live, was_counted) = old.map_or((false, false), |row| (row.entry.live, row.counted));
+        let changed = old.is_none_or(|row| row.entry.member != member || !row.entry.live);
+        let version = old.map_or(0, |row| row.version);
+        let row = Row { entry: RosterEntry { member, live: true }, heard: now, counted: true, version };
+        if !self.table.put(row) {
+            tracing::warn!(node = %from.short(), "the roster is full: a node was refused");
+            return;
+        }
+        if changed {
+            self.touch(from);
+        }
+        if !was_live {
+            self.outputs.push_back(Output::MemberUp(from));
+        }
+        if changed || !was_counted {
+            self.publish();
+        }
+    }
+
+    /// What the connection shows, which nobody can invent; but nodes of one machine all come from its loopback, so
+    /// among those the bound address counts.
+    fn seen_address(&self, node: &NodeId, told: Option<IpAddr>) -> Option<IpAddr> {
+        match (self.addresses.get(node).copied(), told) {
+            (Some(seen), Some(told)) if seen.is_loopback() && told.is_loopback() => Some(told),
+            (Some(seen), _) => Some(seen),
+            (None, told) => told,
+        }
+    }
+
+    fn on_heard(&mut self, now: Time, node: NodeId) {
+        if !matches!(self.place, Place::Leading { .. }) {
+            return;
+        }
+        let Some(row) = self.table.get_mut(&node) else { return };
+        row.heard = now;
+        let counted = std::mem::replace(&mut row.counted, true);
+        if self.set_live(now, node, true) || !counted {
+            self.publish();
+        }
+    }
+
+    fn on_up(&mut self, now: Time, node: NodeId, addr: IpAddr) {
+        if self.addresses.len() < NODES_MAX {
+            self.addresses.insert(node, addr);
+        }
+        match self.place {
+            Place::Alone => self.greet(node),
+            Place::Following { epoch, .. } if epoch.node == node => self.greet(node),
+            Place::Leading { .. } | Place::Following { .. } => self.on_heard(now, node),
+        }
+    }
+
+    fn on_down(&mut self, now: Time, node: NodeId) {
+        self.addresses.remove(&node);
+        if let Some(row) = self.table.get_mut(&node) {
+            row.heard = row.heard.min(now + REDIAL_GRACE - MEMBER_AWAY);
+        }
+    }
+
+    fn sweep(&mut self, now: Time) {
+        let me = self.me.id;
+        let silent = |row: &&Row| row.entry.member.id != me && now.since(row.heard) >= MEMBER_AWAY;
+        let away: Vec<(NodeId, bool)> = self
+            .table
+            .rows()
+            .filter(silent)
+            .filter(|row| row.entry.live || now.since(row.heard) >= MEMBER_FORGET)
+            .map(|row| (row.entry.member.id, row.entry.live))
+            .collect();
+        for (node, live) in &away {
+            if *live {
+                self.set_live(now, *node, false);
+            } else {
+                self.forget(*node);
+            }
+        }
+        if !away.is_empty() {
+            self.publish();
+        }
+    }
+
+    fn forget(&mut self, node: NodeId) {
+        self.table.remove(&node);
+        self.outputs.push_back(Output::MemberForgotten(node));
+        self.bump();
+        self.gone.push_back((self.version, node));
+        while self.gone.len() > GONE_MAX {
+            if let Some((version, _)) = self.gone.pop_front() {
+                self.gone_since = version;
+            }
+        }
+    }
+
+    /// Returns whether that was a change.
+    fn set_live(&mut self, now: Time, node: NodeId, live: bool) -> bool {
+        let Some(row) = self.table.get_mut(&node) else { return false };
+        if row.entry.live == live {
+            return false;
+        }
+        row.entry.live = live;
+        if live {
+            row.heard = now;
+        } else {
+            row.counted = false;
+        }
+        self.touch(node);
+        self.outputs.push_back(if live { Output::MemberUp(node) } else { Output::MemberDown(node) });
+        true
+    }
+
+    /// A member changed in a new version.
+    fn touch(&mut self, node: NodeId) {
+        self.bump();
+        if let Some(row) = self.table.get_mut(&node) {
+            row.version = self.version;
+        }
+    }
+
+    fn bump(&mut self) {
+        if let Place::Leading { .. } = self.place {
+            self.version += 1;
+            self.outputs.push_back(Output::Version(self.version));
+        }
+    }
+
+    /// Says who counts, and the succession if it changed.
+    fn publish(&mut self) {
+        let leading = matches!(self.place, Place::Leading { .. });
+        let counts = |row: &&Row| row.entry.live && (row.counted || !leading);
+        let members: Vec<(NodeId, Weight)> =
+            self.table.rows().filter(counts).map(|row| (row.entry.member.id, row.entry.member.weight)).collect();
+        if leading {
+            let mut willing: Vec<_> = members.iter().filter(|(id, w)| *id != self.me.id && w.get() > 0).collect();
+            willing.sort_unstable_by_key(|(id, weight)| (u8::MAX - weight.get(), *id));
+            let succession: Vec<NodeId> = willing.iter().take(SUCCESSION).map(|(id, _)| *id).collect();
+            if succession != self.succession {
+                self.succession.clone_from(&succession);
+                self.bump();
+                self.outputs.push_back(Output::Succession(succession));
+            }
+        }
+        self.outputs.push_back(Output::Members(members));
+    }
+
+    fn on_since(&mut self, from: NodeId, version: u64) {
+        let Place::Leading { epoch, .. } = self.place else { return };
+        // A version that does not exist here is of another epoch.
+        let since = if version > self.version || version < self.gone_since { 0 } else { version };
+        let changed = self.table.rows().filter(|row| row.version > since).map(|row| row.entry.clone()).collect();
+        let gone = self.gone.iter().filter(|(at, _)| since > 0 && *at > since).map(|(_, node)| *node).collect();
+        let succession = self.succession.clone();
+        let delta = RosterDelta { epoch, from: since, to: self.version, changed, gone, succession };
+        self.send(from, Message::Roster(delta));
+    }
+
+    fn on_handover(&mut self, now: Time, entries: Vec<RosterEntry>) {
+        if !matches!(self.place, Place::Leading { .. }) {
+            return;
+        }
+        for entry in entries.into_iter().take(NODES_MAX) {
+            let id = entry.member.id;
+            if self.table.get(&id).is_some_and(|row| row.entry.live) {
+                continue;
+            }
+            let member = Member { weight: entry.member.weight.trusted(self.keyed), ..entry.member };
+            let entry = RosterEntry { member, live: entry.live };
+            let live = entry.live;
+            if self.table.put(Row { entry, heard: now, counted: false, version: 0 }) {
+                self.touch(id);
+                if live {
+                    self.outputs.push_back(Output::MemberUp(id));
+                }
+            }
+        }
+        self.publish();
+    }
+
+    // ---- as follower
+
+    fn greet(&mut self, to: NodeId) {
+        let hello = Message::Hello { member: self.me.clone(), protocol: PROTOCOL_VERSION, holdings: self.holdings };
+        self.send(to, hello);
+    }
+
+    fn on_version(&mut self, now: Time, version: u64) {
+        let Place::Following { wanted, ask_at, .. } = &mut self.place else { return };
+        *wanted = version;
+        if version > self.version && *ask_at == Time::NEVER {
+            *ask_at = now;
+        }
+    }
+
+    fn on_delta(&mut self, now: Time, from: NodeId, delta: RosterDelta) {
+        let Place::Following { epoch, wanted, ask_at, .. } = &mut self.place else { return };
+        if delta.epoch != *epoch || from != epoch.node {
+            return;
+        }
+        if delta.from != 0 && delta.from != self.version {
+            return;
+        }
+        *ask_at = if *wanted > delta.to { now + ASK_EVERY } else { Time::NEVER };
+        self.version = delta.to;
+        let before: BTreeMap<NodeId, bool> = self.entries().map(|entry| (entry.member.id, entry.live)).collect();
+        let keyed = self.keyed;
+        let rows = delta.changed.into_iter().map(|entry| {
+            let member = Member { weight: entry.member.weight.trusted(keyed), ..entry.member };
+            Row { entry: RosterEntry { member, live: entry.live }, heard: now, counted: false, version: 0 }
+        });
+        if delta.from == 0 {
+            self.table.replace(rows.take(NODES_MAX));
+        } else {
+            for row in rows {
+                self.table.put(row);
+            }
+            for node in &delta.gone {
+                self.table.remove(node);
+            }
+        }
+        self.keep_oneself(now);
+        self.know_the_master(from);
+        self.tell_changes(&before);
+        if delta.succession != self.succession {
+            self.succession = delta.succession;
+            self.outputs.push_back(Output::Succession(self.succession.clone()));
+        }
+        self.publish();
+    }
+
+    /// A roster that was written before our greeting does not list us.
+    fn keep_oneself(&mut self, now: Time) {
+        if self.table.get(&self.me.id).is_none() {
+            self.table.put(own_row(now, &self.me));
+        }
+    }
+
+    /// A master that is bound to no address does not know its own; its followers do.
+    fn know_the_master(&mut self, master: NodeId) {
+        let Some(row) = self.table.get(&master) else { return };
+        if row.entry.member.addr.is_none()
+            && let Some(addr) = self.addresses.get(&master)
+        {
+            let mut row = row.clone();
+            row.entry.member.addr = Some(*addr);
+            self.table.put(row);
+        }
+    }
+
+    fn tell_changes(&mut self, before: &BTreeMap<NodeId, bool>) {
+        for row in self.table.rows() {
+            let id = row.entry.member.id;
+            match (before.get(&id).copied().unwrap_or(false), row.entry.live) {
+                (false, true) => self.outputs.push_back(Output::MemberUp(id)),
+                (true, false) => self.outputs.push_back(Output::MemberDown(id)),
+                _ => {}
+            }
+        }
+    }
+
+    fn send(&mut self, to: NodeId, message: Message) {
+        self.outputs.push_back(Output::Send { to, message });
+    }
+}
+
+fn own_row(now: Time, me: &Member) -> Row {
+    Row { entry: RosterEntry { member: me.clone(), live: true }, heard: now, counted: true, version: 0 }
+}

@@ -13,6 +13,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::config::{Mode, Weight};
 use crate::id::{Epoch, InfoHash, NodeId};
 
+mod check;
+
+pub use check::BadMessage;
+
 /// An Ed25519 signature. `proto` neither makes nor checks it: the driver signs what this node says and drops what
 /// does not verify before it becomes an input. In the simulator it is zero.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -242,7 +246,7 @@ pub struct Neighbours {
     pub complete: u32,
     /// Others in the swarm now.
     pub incomplete: u32,
-    /// Of the nodes that could leave, this one stays: what [`crate::config::SeedTime::Enough`] asks for.
+    /// With [`crate::config::SeedTime::Enough`] this one stays, perhaps for the next who comes.
     pub stay: bool,
 }
 
@@ -336,6 +340,8 @@ pub enum Message {
         /// The first deputy.
         successor: Option<NodeId>,
     },
+    /// A person wants the sender to be master: whoever is master in this epoch says goodbye and names it.
+    Yield(Epoch),
     /// A node introduces itself, to the master or to whom it believes to be one.
     Hello {
         /// Itself.

@@ -1,0 +1,171 @@
+//! As master: heartbeats, other masters, the goodbye.
+//!
+//! Rule: of two masters that meet the one with more live members stays, then the higher epoch; it takes a term above
+//! both, the other says goodbye to its followers, hands over and follows. A solo loses to every master.
+
+use super::{Election, Output, State};
+use crate::config::{BEACON_EVERY, BEAT_EVERY, LEASE};
+use crate::id::{Epoch, NodeId, Time};
+use crate::wire::control::{Beat, Message};
+
+/// Heartbeats between two beacons, which also go by gossip as a second path.
+const BEATS_PER_BEACON: u64 = (BEACON_EVERY.as_millis() / BEAT_EVERY.as_millis()) as u64;
+
+#[derive(Debug)]
+pub(super) struct Master {
+    pub(super) epoch: Epoch,
+    pub(super) solo: bool,
+    seq: u64,
+    /// Live members, this node included.
+    pub(super) members: u32,
+    pub(super) next_beat: Time,
+    /// The term that is on its way to the disk, to replace the present one.
+    pub(super) raising: Option<u64>,
+}
+
+impl Election {
+    pub(super) fn become_master(&mut self, now: Time, term: u64, members: u32) {
+        let epoch = Epoch { term, node: self.me };
+        self.highest = epoch;
+        self.newest = None;
+        self.ruled = true;
+        self.state = State::Master(Master { epoch, solo: false, seq: 0, members, next_beat: now, raising: None });
+        self.outputs.push_back(Output::BecameMaster { term });
+        self.outputs.push_back(Output::Gossip(Message::Claim { epoch, members }));
+        self.master_timeout(now);
+    }
+
+    pub(super) fn become_solo(&mut self, now: Time) {
+        let epoch = Epoch { term: self.highest.term, node: self.me };
+        self.ruled = true;
+        self.state = State::Master(Master { epoch, solo: true, seq: 0, members: 1, next_beat: now, raising: None });
+        self.outputs.push_back(Output::BecameSolo);
+        self.master_timeout(now);
+    }
+
+    pub(super) fn own_beat(&self, master: &Master) -> Beat {
+        Beat {
+            epoch: master.epoch,
+            seq: master.seq,
+            members: master.members,
+            solo: master.solo,
+            control_port: self.control_port,
+            roster: self.roster_version,
+            catalogue: self.catalogue_version,
+            ..Beat::silent(self.me)
+        }
+    }
+
+    pub(super) fn master_timeout(&mut self, now: Time) {
+        let State::Master(master) = &mut self.state else { return };
+        if now < master.next_beat {
+            return;
+        }
+        master.seq += 1;
+        let solo = master.solo;
+        let beacon = solo || master.seq % BEATS_PER_BEACON == 1;
+        let every = if solo { BEACON_EVERY } else { BEAT_EVERY };
+        // From the deadline, so that lateness does not add up; from now, if more than one beat was missed.
+        let next = master.next_beat + every;
+        master.next_beat = if next > now { next } else { now + every };
+        let State::Master(master) = &self.state else { return };
+        let beat = self.own_beat(master);
+        if !solo {
+            self.outputs.push_back(Output::Beat(beat));
+            self.relay(now, &beat);
+        }
+        if beacon {
+            self.outputs.push_back(Output::Beacon(beat));
+        }
+        if beacon && !solo {
+            self.outputs.push_back(Output::Gossip(Message::Beat(beat)));
+        }
+        if solo {
+            // Somebody may be connected who could not answer before.
+            for to in self.whom_to_ask() {
+                self.send(to, Message::Ask(self.highest));
+            }
+        }
+    }
+
+    /// Another master lives.
+    pub(super) fn meet(&mut self, now: Time, rival: &Beat, direct: bool) {
+        let State::Master(master) = &self.state else { return };
+        if rival.solo {
+            return;
+        }
+        let mine = self.own_beat(master);
+        let wins = (mine.members, mine.epoch) > (rival.members, rival.epoch);
+        if !wins && rival.epoch > mine.epoch {
+            self.outputs.push_back(Output::LostMaster { epoch: mine.epoch });
+            if rival.is_real() {
+                // Our followers may not hear it, and the goodbye makes them look for it.
+                self.outputs.push_back(Output::Gossip(Message::Beat(*rival)));
+            }
+            self.say_goodbye(mine.epoch, Some(rival.epoch.node));
+            return self.follow(now, rival, direct);
+        }
+        if wins && rival.epoch.term >= mine.epoch.term {
+            self.raise(now, rival.epoch.term);
+        } else {
+            // The other has not heard of us, or does not know that its epoch is the lower one.
+            self.nudge(now, rival.epoch.node, Message::Beat(mine));
+        }
+    }
+
+    /// Takes a term above that one and goes on as master.
+    pub(super) fn raise(&mut self, now: Time, above: u64) {
+        let Some(term) = above.max(self.highest.term).checked_add(1) else { return };
+        let State::Master(master) = &mut self.state else { return };
+        if master.solo || master.raising.is_some_and(|raising| raising >= term) {
+            return;
+        }
+        if self.on_disk >= term {
+            let members = master.members;
+            return self.become_master(now, term, members);
+        }
+        master.raising = Some(term);
+        self.persist(term);
+    }
+
+    fn say_goodbye(&mut self, epoch: Epoch, successor: Option<NodeId>) {
+        if let Some(to) = successor {
+            self.send(to, Message::Goodbye { epoch, successor });
+        }
+        self.outputs.push_back(Output::Gossip(Message::Goodbye { epoch, successor }));
+    }
+
+    fn first_deputy(&self) -> Option<NodeId> {
+        let mut listed = self.succession.iter().copied();
+        listed.find(|node| *node != self.me && self.up.contains(node))
+    }
+
+    /// Says goodbye and stands aside for as long as the successor needs.
+    fn step_down_for(&mut self, now: Time, successor: NodeId) {
+        let State::Master(Master { epoch, .. }) = self.state else { return };
+        self.say_goodbye(epoch, Some(successor));
+        self.outputs.push_back(Output::LostMaster { epoch });
+        self.stand(now, LEASE + LEASE);
+    }
+
+    /// A person wants `from` instead.
+    pub(super) fn on_yield(&mut self, now: Time, from: NodeId, epoch: Epoch) {
+        let State::Master(master) = &self.state else { return };
+        if !master.solo && master.epoch == epoch && from != self.me {
+            self.step_down_for(now, from);
+        }
+    }
+
+    pub(super) fn on_release(&mut self, now: Time) {
+        if let (State::Master(Master { solo: false, .. }), Some(deputy)) = (&self.state, self.first_deputy()) {
+            self.step_down_for(now, deputy);
+        }
+    }
+
+    pub(super) fn on_shutdown(&mut self) {
+        if let State::Master(Master { epoch, solo: false, .. }) = self.state {
+            self.say_goodbye(epoch, self.first_deputy());
+        }
+        self.state = State::Left;
+    }
+}
