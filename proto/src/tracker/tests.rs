@@ -385,6 +385,15 @@ fn ipv4_in_ipv6_clothes_is_ipv4() {
 }
 
 #[test]
+fn a_node_without_a_known_address_is_shown_to_no_foreign_client() {
+    let mut desk = Desk::new();
+    let addr = "0.0.0.0:6881".parse().unwrap();
+    desk.input(Input::NodeAnnounce { from: Contact { addr, ..contact(1) }, announce: left(0) });
+    let told = desk.ask(client("10.0.9.9:1", 5, AnnounceEvent::None)).unwrap();
+    assert_eq!((told.complete, told.peers.len()), (1, 0));
+}
+
+#[test]
 fn seeds_get_no_seeds_and_others_get_them_first() {
     let mut desk = Desk::new();
     for n in 0..20 {
@@ -603,6 +612,15 @@ fn nodes_that_are_gone_or_hold_it_no_more_are_not_woken() {
     desk.input(Input::NodeDropped { node: node(4), info_hash: IMAGE });
     desk.announce(9, left(1));
     desk.advance(Duration::from_secs(60));
+    check_woken(&desk, &[]);
+}
+
+#[test]
+fn who_held_a_copy_before_this_node_was_master_does_not_count() {
+    let mut desk = Desk::replica();
+    desk.input(holder(3));
+    desk.input(Input::BecameMaster);
+    desk.announce(9, left(1));
     check_woken(&desk, &[]);
 }
 
