@@ -16,8 +16,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::config::{
-    CATALOGUE_ASK_AGAIN, CATALOGUE_COPIES_MAX, CATALOGUE_DELTA_BYTES, CATALOGUE_GONE_MAX, CATALOGUE_GRACE,
-    IMAGE_NAME_BYTES_MAX, IMAGES_MAX, NODES_MAX,
+    BEAT_EVERY, CATALOGUE_ASK_AGAIN, CATALOGUE_DELTA_BYTES, CATALOGUE_GONE_MAX, CATALOGUE_GRACE, IMAGE_NAME_BYTES_MAX,
+    IMAGES_MAX, NODES_MAX,
 };
 use crate::id::{Epoch, InfoHash, NodeId, Time};
 use crate::wire::control::{CatalogueDelta, Holdings, ImageRecord, Message};
@@ -474,13 +474,14 @@ impl Catalogue {
         }
         for record in &delta.changed {
             self.leftover.remove(&record.info_hash);
-            self.union.publish(record);
+            self.union.publish(record, self.me);
             // The master may not have heard yet what is here, or no more here.
             let here = self.mine.images.iter().find(|image| image.info_hash == record.info_hash);
             self.union.set_copy(&record.info_hash, self.me, Copy::of(here));
         }
         self.applied = Some(delta.to);
-        self.ask_again = None;
+        // What is still missing may be under way in further messages of the same answer.
+        self.ask_again = Some(now + BEAT_EVERY);
         self.catch_up(now);
     }
 }

@@ -81,7 +81,7 @@ pub enum Input {
     },
     /// The roster has given a node up: it leaves every swarm and is no holder until [`Input::NodeHolds`].
     NodeGone(NodeId),
-    /// A node that is up has a whole copy, and may be woken.
+    /// A node that is up has a whole copy, and may be woken. Of interest to the master only.
     NodeHolds {
         /// Who.
         holder: Contact,
@@ -228,7 +228,9 @@ impl Tracker {
             Input::NodeAnnounce { from, announce } => self.node_announces(now, from, &announce),
             Input::NodeGone(node) => self.node_gone(now, &node),
             Input::NodeHolds { holder, info_hash } => {
-                if let Some(swarm) = self.swarm(info_hash) {
+                if self.master
+                    && let Some(swarm) = self.swarm(info_hash)
+                {
                     swarm.holders.add(holder);
                     self.look_for_seeders(now, info_hash);
                 }

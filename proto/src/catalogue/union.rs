@@ -146,18 +146,18 @@ impl Union {
 
     fn rename_if_alone(&mut self, node: NodeId, image: &Holding) {
         let Some(entry) = self.entries.get(&image.info_hash) else { return };
-        let alone = entry.record.holders.iter().chain(&entry.parts).all(|n| *n == node);
-        if alone && entry.record.name != image.name {
+        if entry.record.holders.iter().chain(&entry.parts).all(|n| *n == node) {
             self.rename(image.info_hash, &image.name);
         }
     }
 
     fn rename(&mut self, info_hash: InfoHash, name: &str) {
-        self.touch(info_hash);
-        if let Some(entry) = self.entries.get_mut(&info_hash).filter(|_| is_name(name)) {
+        let other = |entry: &&mut Entry| is_name(name) && entry.record.name != name;
+        if let Some(entry) = self.entries.get_mut(&info_hash).filter(other) {
             let old = std::mem::replace(&mut entry.record.name, name.to_owned());
             self.names.remove(&(old, info_hash));
             self.names.insert((name.to_owned(), info_hash));
+            self.touch(info_hash);
         }
     }
 
@@ -202,8 +202,8 @@ impl Union {
         }
     }
 
-    /// A record as a master publishes it; parts, which are known here only of this node, stay.
-    pub(super) fn publish(&mut self, record: &ImageRecord) {
+    /// A record as a master publishes it. Of parts only those of `me` are known.
+    pub(super) fn publish(&mut self, record: &ImageRecord, me: NodeId) {
         let info_hash = record.info_hash;
         if !self.entries.contains_key(&info_hash) {
             self.insert(ImageRecord { holders: Vec::new(), ..record.clone() }, true);
@@ -222,6 +222,15 @@ impl Union {
             self.set_copy(&info_hash, node, Copy::Whole);
         }
         self.rename(info_hash, &record.name);
+        self.forget_parts(&info_hash, me);
+    }
+
+    fn forget_parts(&mut self, info_hash: &InfoHash, me: NodeId) {
+        if let Some(entry) = self.entries.get_mut(info_hash) {
+            let before = entry.parts.len();
+            entry.parts.retain(|node| *node == me);
+            self.copies -= before - entry.parts.len();
+        }
     }
 
     /// Copies that another master knew, of nodes for which `unheard` holds.
@@ -243,6 +252,7 @@ impl Union {
         for node in others {
             self.set_copy(info_hash, node, Copy::Nothing);
         }
+        self.forget_parts(info_hash, me);
         self.drop_if_unheld(info_hash);
     }
 
@@ -266,6 +276,15 @@ impl Union {
                 self.versions.remove(&entry.changed);
             }
         }
+    }
+}
+
+#[cfg(test)]
+impl Union {
+    /// The bookkeeping, and what it should be.
+    pub(super) fn audit(&self) -> [(usize, usize); 2] {
+        let copies = self.entries.values().map(|e| e.record.holders.len() + e.parts.len()).sum();
+        [(self.copies, copies), (self.names.len(), self.entries.len())]
     }
 }
 

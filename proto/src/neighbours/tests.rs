@@ -66,7 +66,7 @@ fn crowds() -> impl Strategy<Value = Vec<Member>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(128))]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(128) })]
 
     #[test]
     fn both_ends_know_of_every_link_and_nobody_is_linked_with_himself(crowd in crowds()) {

@@ -331,7 +331,9 @@ impl Swarm {
         seed: bool,
         wanted: usize,
     ) -> Vec<(Neighbour, PeerId)> {
-        let mut pool: Vec<&Peer> = self.peers().filter(|p| p.addr != *asking && !(seed && p.complete())).collect();
+        // A node that does not know its address is found by our own nodes only.
+        let dialable = |p: &&Peer| p.addr != *asking && !p.addr.ip().is_unspecified();
+        let mut pool: Vec<&Peer> = self.peers().filter(|p| dialable(p) && !(seed && p.complete())).collect();
         let wanted = wanted.min(pool.len());
         for at in 0..wanted {
             let rest = (pool.len() - at) as u64;

@@ -385,6 +385,15 @@ fn ipv4_in_ipv6_clothes_is_ipv4() {
 }
 
 #[test]
+fn a_node_without_a_known_address_is_shown_to_no_foreign_client() {
+    let mut desk = Desk::new();
+    let addr = "0.0.0.0:6881".parse().unwrap();
+    desk.input(Input::NodeAnnounce { from: Contact { addr, ..contact(1) }, announce: left(0) });
+    let told = desk.ask(client("10.0.9.9:1", 5, AnnounceEvent::None)).unwrap();
+    assert_eq!((told.complete, told.peers.len()), (1, 0));
+}
+
+#[test]
 fn seeds_get_no_seeds_and_others_get_them_first() {
     let mut desk = Desk::new();
     for n in 0..20 {
@@ -607,6 +616,15 @@ fn nodes_that_are_gone_or_hold_it_no_more_are_not_woken() {
 }
 
 #[test]
+fn who_held_a_copy_before_this_node_was_master_does_not_count() {
+    let mut desk = Desk::replica();
+    desk.input(holder(3));
+    desk.input(Input::BecameMaster);
+    desk.announce(9, left(1));
+    check_woken(&desk, &[]);
+}
+
+#[test]
 fn a_holder_that_appears_later_is_woken_at_once() {
     let mut desk = Desk::new();
     desk.announce(9, left(1));
@@ -771,7 +789,7 @@ fn apply(desk: &mut Desk, step: Step) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(128))]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(128) })]
 
     #[test]
     fn counters_equal_a_recount_after_anything(script in prop::collection::vec(steps(), 0..120)) {
