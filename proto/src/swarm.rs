@@ -588,15 +588,11 @@ impl Swarm {
             Message::KeepAlive | Message::Port(_) | Message::Unknown(_) | Message::AllowedFast(_) => {}
             Message::Extended(extended) => self.peers[p].extend(&extended),
             Message::Bitfield(bytes) => {
-                self.first(p)?;
                 let has = Bitfield::from_bytes(&bytes, self.geometry.pieces())?;
                 self.learn(now, p, has);
             }
-            Message::HaveAll => {
-                self.first(p)?;
-                self.learn(now, p, Bitfield::full(self.geometry.pieces()));
-            }
-            Message::HaveNone => self.first(p)?,
+            Message::HaveAll => self.learn(now, p, Bitfield::full(self.geometry.pieces())),
+            Message::HaveNone => {}
             Message::Have(piece) => {
                 let piece = self.piece(piece)?;
                 self.learn_one(now, p, piece);
@@ -635,19 +631,16 @@ impl Swarm {
         Ok(())
     }
 
-    /// Bitfield, have all and have none come first and once; the extension handshake may come before them.
-    fn first(&mut self, p: usize) -> Result<(), PeerMisbehaved> {
-        let late = self.peers[p].past_first || self.peers[p].has.count() > 0;
-        self.peers[p].past_first = true;
-        if late { Err(PeerMisbehaved::LateBitfield) } else { Ok(()) }
-    }
-
     fn piece(&self, index: u32) -> Result<PieceIndex, PeerMisbehaved> {
         let pieces = self.geometry.pieces();
         self.geometry.piece(index).ok_or(PeerMisbehaved::NoSuchPiece { got: index, pieces })
     }
 
+    /// BEP 3 wants a bitfield first and once, but aria2 sends one later too, in place of many a `have`.
     fn learn(&mut self, now: Time, p: usize, has: Bitfield) {
+        if self.peers[p].has.count() > 0 {
+            return has.iter(self.geometry).for_each(|piece| self.learn_one(now, p, piece));
+        }
         if has.is_full() {
             self.picker.seed(true);
         } else {

@@ -5,13 +5,13 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use super::Node;
-use crate::config::{ANNOUNCE_INTERVAL, ANNOUNCE_MIN_INTERVAL, Config, NUMWANT_DEFAULT, NUMWANT_MAX, PROTOCOL_VERSION};
+use crate::config::{Config, PROTOCOL_VERSION};
 use crate::discovery::Standing;
-use crate::id::{Epoch, InfoHash, NodeId, PeerId, RequestId, Time};
+use crate::id::{Epoch, InfoHash, NodeId, RequestId, Time};
 use crate::io::{Event, Input, Output};
 use crate::neighbours::Site;
-use crate::wire::control::{ForeignPeer, Member, Message, Neighbours, NodeAnnounce, TransferState};
-use crate::wire::http_tracker::{Announce, AnnounceEvent, Announced, TrackedPeer};
+use crate::wire::control::{Member, Message, Neighbours, NodeAnnounce, TransferState};
+use crate::wire::http_tracker::Announce;
 use crate::{board, catalogue, discovery, election, roster, swarm, torrents, tracker};
 
 /// How long the master may take for a client that announced here, before the client gets what this node knows.
@@ -167,7 +167,7 @@ impl Node {
                 self.tracker.handle_input(now, input);
             }
             Message::ForeignAnnounced { id, answer } if of_master => self.client_answered(RequestId(id), answer),
-            Message::Book(replica) => self.tracker.handle_input(now, tracker::Input::Replica(replica)),
+            Message::Book(replica) if of_master || self.is_ruling() => self.tracker.handle_input(now, tracker::Input::Replica(replica)),
             Message::Progress(reports) if self.is_ruling() => {
                 self.board.handle_input(now, board::Input::Of(from, reports));
             }
@@ -252,6 +252,7 @@ impl Node {
         for info_hash in records {
             self.track(now, info_hash);
         }
+        self.tell_versions(now);
         self.tell_all_swarms(now, &swarm::Input::NewTracker);
     }
 
@@ -428,6 +429,7 @@ impl Node {
             tracker::Output::Wake { node, info_hash } => self.send(node, Message::Wake(info_hash)),
             tracker::Output::Completed(info_hash) => {
                 self.catalogue.handle_input(now, catalogue::Input::Completed(info_hash));
+                self.tell_versions(now);
             }
             tracker::Output::Replicate(book) => {
                 for to in self.roster.succession().to_vec() {
@@ -439,14 +441,8 @@ impl Node {
         }
     }
 
-    fn hear_neighbours(&mut self, now: Time, from: NodeId, mut answer: Neighbours) {
-        let master = self.roster.member(&from).and_then(|e| e.member.addr);
-        for neighbour in &mut answer.neighbours {
-            if let (true, Some(ip)) = (neighbour.addr.ip().is_unspecified(), master) {
-                neighbour.addr.set_ip(ip);
-            }
-        }
-        answer.neighbours.retain(|n| !n.addr.ip().is_unspecified() && n.addr.port() != 0);
+    fn hear_neighbours(&mut self, now: Time, from: NodeId, answer: Neighbours) {
+        let answer = located(answer, self.roster.member(&from).and_then(|e| e.member.addr));
         if let Some(image) = self.image_of(&answer.info_hash) {
             self.tell_swarm(now, image, swarm::Input::Neighbours(answer));
         }
@@ -464,21 +460,7 @@ impl Node {
         let Some(master) = self.master().filter(|_| passes_on) else {
             return self.tracker.handle_input(now, tracker::Input::Announce { id, announce });
         };
-        let peer = ForeignPeer {
-            info_hash: announce.info_hash,
-            addr: SocketAddr::new(announce.source, announce.port),
-            peer_id: announce.peer_id.0,
-            left: announce.left,
-            uploaded: announce.uploaded,
-            downloaded: announce.downloaded,
-        };
-        let message = Message::ForeignAnnounce {
-            id: id.0,
-            peer,
-            numwant: announce.numwant.map_or(NUMWANT_DEFAULT, |n| n as usize).min(NUMWANT_MAX) as u16,
-            stopped: announce.event == AnnounceEvent::Stopped,
-            completed: announce.event == AnnounceEvent::Completed,
-        };
+        let message = tracker::foreign::pass_on(id.0, &announce);
         self.passed_on.push_back(PassedOn { id, until: now + PASSED_ON, announce });
         self.send(master, message);
     }
@@ -487,13 +469,8 @@ impl Node {
         let Some(waiting) = self.passed_on.iter().position(|p| p.id == id) else { return };
         self.passed_on.remove(waiting);
         let master = self.master().and_then(|m| self.roster.member(&m)).and_then(|e| e.member.addr);
-        let result = answer.ok_or("Requested download is not authorized for use with this tracker.").map(|answer| Announced {
-            interval: ANNOUNCE_INTERVAL.as_secs() as u32,
-            min_interval: ANNOUNCE_MIN_INTERVAL.as_secs() as u32,
-            complete: answer.complete,
-            incomplete: answer.incomplete,
-            peers: answer.neighbours.iter().filter_map(|n| tracked(n, master)).collect(),
-        });
+        let answer = answer.map(|answer| located(answer, master));
+        let result = tracker::foreign::passed_back(answer);
         self.outputs.push_back(Output::Announced { id, result });
     }
 
@@ -510,11 +487,13 @@ impl Node {
     }
 }
 
-fn tracked(neighbour: &crate::wire::control::Neighbour, master: Option<IpAddr>) -> Option<TrackedPeer> {
-    let mut addr = neighbour.addr;
-    if addr.ip().is_unspecified() {
-        addr.set_ip(master?);
+/// A master that does not know its own address says `0.0.0.0` for itself; whom it told knows better.
+fn located(mut answer: Neighbours, master: Option<IpAddr>) -> Neighbours {
+    for neighbour in &mut answer.neighbours {
+        if let (true, Some(ip)) = (neighbour.addr.ip().is_unspecified(), master) {
+            neighbour.addr.set_ip(ip);
+        }
     }
-    let peer_id = neighbour.node.map_or(PeerId::default(), |node| PeerId::of_node(&node));
-    Some(TrackedPeer { addr, peer_id })
+    answer.neighbours.retain(|n| !n.addr.ip().is_unspecified() && n.addr.port() != 0);
+    answer
 }

@@ -46,8 +46,6 @@ pub(super) struct Peer {
     pub(super) extended: bool,
     /// Its pieces; empty until it has told.
     pub(super) has: Bitfield,
-    /// A message other than the first has come, so that a bitfield is late now.
-    pub(super) past_first: bool,
     /// How many pieces it has that are not here.
     pub(super) useful: u32,
 
@@ -110,7 +108,6 @@ impl Peer {
             fast: handshake.fast,
             extended: handshake.extended,
             has: Bitfield::empty(pieces),
-            past_first: false,
             useful: 0,
             am_choking: true,
             am_interested: false,
