@@ -129,7 +129,8 @@ pub struct Settings {
     pub mode: Option<Mode>,
     /// How long a fetched image is seeded.
     ///
-    /// Seconds, 90s, 10m, 2h, enough (until nobody misses a piece) or forever.
+    /// Seconds, 90s, 10m, 2h, enough (until nobody misses a piece) or forever. Left out, the mode decides: a leecher
+    /// not at all, a peer 60s, a seeder forever.
     #[arg(long, env = "LABMESH_SEED_TIME", hide_env_values = true, value_name = "T", value_parser = read::<SeedTime>)]
     #[serde(deserialize_with = "one")]
     pub seed_time: Option<SeedTime>,
@@ -194,7 +195,7 @@ const DEFAULTS: &[(&str, &str, bool)] = &[
     ("peer_port", "6881", true),
     ("control_port", "6970", true),
     ("mode", r#""peer""#, true),
-    ("seed_time", r#""60s""#, true),
+    ("seed_time", r#""60s""#, false),
     ("rescan_interval", r#""60s""#, true),
     ("open_tracker", "false", true),
     ("extensions", r#"["img", "dsk", "pgz", "iso", "qcow2", "img.zst", "img.gz", "img.xz", "img.lz4"]"#, true),
@@ -345,8 +346,8 @@ pub struct Config {
     pub any_port: bool,
     /// The mode of a `get` that names none.
     pub mode: Mode,
-    /// The seed time of a `get` that names none.
-    pub seed_time: SeedTime,
+    /// The seed time of a `get` that names none; `None` = what its mode says.
+    pub seed_time: Option<SeedTime>,
     /// How often folders are read again.
     pub rescan_interval: Duration,
     /// Track any info hash.
@@ -438,7 +439,7 @@ impl Config {
             control_port,
             any_port: false,
             mode: s.mode.expect(WHY),
-            seed_time: s.seed_time.expect(WHY),
+            seed_time: s.seed_time,
             rescan_interval,
             open_tracker: s.open_tracker.expect(WHY),
             extensions: s.extensions.expect(WHY),
@@ -565,7 +566,7 @@ mod tests {
         let said = Settings { weight: Some(Weight::try_from(10).unwrap()), ..Settings::default() };
         let config = resolved("weight = 40\nseed_time = 90\nlibrary = [\"/srv/a\", \"/srv/b\"]", said);
         assert_eq!(config.weight.get(), 10);
-        assert_eq!(config.seed_time, SeedTime::For(Duration::from_secs(90)));
+        assert_eq!(config.seed_time, Some(SeedTime::For(Duration::from_secs(90))));
         assert_eq!(config.libraries, [Path::new("/srv/a"), Path::new("/srv/b")]);
     }
 

@@ -28,10 +28,11 @@ use crate::io::disk::Disk;
 use crate::io::heartbeat::{Heartbeat, HeartbeatError};
 use crate::io::identity::{Identity, MeshKey};
 use crate::io::interfaces::Place;
-use crate::io::mdns::{Mdns, Service};
+use crate::io::mdns::{self, Mdns, Service};
 use crate::io::peers::{Limits, Peers};
 use crate::io::socket;
 use crate::io::tracker;
+use crate::web;
 
 /// What the parts have reported and the loop has not taken yet; a part that outruns the loop waits.
 const EVENTS_MAX: usize = 1024;
@@ -152,21 +153,24 @@ pub async fn run(
     let handle = Handle { questions, events: broadcast::Sender::new(READERS_BEHIND_MAX) };
     let (events, reported) = mpsc::channel(EVENTS_MAX);
     let place = place(&config)?;
+    let mesh = MeshKey::new(&config.mesh, config.key.as_ref().map(crate::config::values::MeshKey::as_bytes));
+    let host = format!("{}.local", mdns::host_label(&config.mesh, &mesh));
     let identity = Arc::new(Identity::load_or_create(&config.state)?);
     let buffers = Buffers::new(config.piece_buffer);
     let peers = bind_peers(&config, &place, &events, &buffers)?;
     let (ended, end) = tokio::sync::watch::channel(());
     let mut end_of_pages = end.clone();
-    let pages = bind_pages(&config, &place, &handle, async move { drop(end_of_pages.changed().await) })?;
-    let cache = Cache::start(&config, events.clone())?;
+    let page_mesh = web::Mesh { name: config.mesh.clone(), host: host.clone() };
+    let pages = bind_pages(&config, &place, &handle, &page_mesh, async move { drop(end_of_pages.changed().await) })?;
+    let cache = Cache::start(&config, &host, events.clone())?;
     let disk = Disk::start(config.cache.clone(), &config.libraries, buffers, events.clone())?;
     let listener = socket::Listener::bind(&config.socket)?;
-    let mesh = Arc::from(config.mesh.as_str());
-    let commands = socket::Node { handle: handle.clone(), cache: cache.clone(), mesh };
+    let commands = socket::Node { handle: handle.clone(), cache: cache.clone(), mesh: config.mesh.as_str().into() };
     let commands = tokio::spawn(socket::serve(listener, commands));
 
     let setup = Setup {
         ports: Ports { peer: peers.local_port(), http: pages.addr.port() },
+        mesh,
         place,
         identity,
         peers,
@@ -238,10 +242,11 @@ fn bind_pages(
     config: &Config,
     place: &Place,
     handle: &Handle,
+    mesh: &web::Mesh,
     end: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<tracker::Server> {
     let end = futures::FutureExt::shared(futures::FutureExt::boxed(end));
-    let bind = |port| tracker::serve(place.listen_ip(), port, handle.clone(), config.mesh.clone(), end.clone());
+    let bind = |port| tracker::serve(place.listen_ip(), port, handle.clone(), mesh.clone(), end.clone());
     Ok(on_a_port(config.http_port, config.any_port, bind)?)
 }
 
@@ -253,6 +258,7 @@ struct Ports {
 /// What the loop takes over from [`run`].
 struct Setup {
     ports: Ports,
+    mesh: MeshKey,
     place: Place,
     identity: Arc<Identity>,
     peers: Peers,
@@ -313,9 +319,7 @@ struct Driver {
 
 impl Driver {
     fn start(config: Config, setup: Setup) -> anyhow::Result<Self> {
-        let Setup { ports, place, identity, peers, cache, disk, events, broadcast, runtime } = setup;
-        let key = config.key.as_ref().map(crate::config::values::MeshKey::as_bytes);
-        let mesh = MeshKey::new(&config.mesh, key);
+        let Setup { ports, mesh, place, identity, peers, cache, disk, events, broadcast, runtime } = setup;
         let (control, heartbeat) = bind_control(&config, &place, &identity, &mesh, &events)?;
         let control_port = control.local_addr().port();
         let service = Service {
@@ -336,7 +340,7 @@ impl Driver {
             site: config.site,
             keyed: config.key.is_some(),
             mode: config.mode,
-            seed_time: Some(config.seed_time),
+            seed_time: config.seed_time,
             addr: address,
             control_port,
             peer_port: ports.peer,

@@ -1,8 +1,12 @@
 //! The memory that received blocks live in until they are written.
 //!
 //! Rule: a fixed amount for the whole node. Who finds it used up waits, which stops reading from that peer's socket
-//! and so slows the peer down. Buffers are used again while their pages are warm: a fresh page costs three times what
-//! receiving into it does (measured).
+//! and so slows the peer down. Nobody waits for ever: when every buffer is part of some piece that is not complete,
+//! only more buffers complete one, so [`Buffers::overdraw`] gives them. What is kept is then still bounded by `proto`,
+//! which begins no more pieces than there is room for, but at least one per image.
+//!
+//! Buffers are used again while their pages are warm: a fresh page costs three times what receiving into it does
+//! (measured).
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -38,13 +42,20 @@ impl Buffers {
     /// A buffer of `len` bytes, at most [`LARGE_BLOCK_BYTES`]; what is in it is left over from others. Waits until
     /// there is room.
     pub async fn take(&self, len: usize) -> Buffer {
-        assert!(len <= LARGE, "the decoder refuses longer blocks");
-        let size = if len <= SMALL { SMALL } else { LARGE };
-        let room = Arc::clone(&self.0.room).acquire_many_owned((size / SMALL) as u32).await;
-        let room = room.expect("the semaphore is never closed");
+        let room = Arc::clone(&self.0.room).acquire_many_owned((size_for(len) / SMALL) as u32).await;
+        self.make(len, Some(room.expect("the semaphore is never closed")))
+    }
+
+    /// The same at once, beyond the limit; for who has waited long enough.
+    pub fn overdraw(&self, len: usize) -> Buffer {
+        self.make(len, None)
+    }
+
+    fn make(&self, len: usize, room: Option<OwnedSemaphorePermit>) -> Buffer {
+        let size = size_for(len);
         let warm = self.0.free(size).lock().unwrap_or_else(PoisonError::into_inner).pop();
         let bytes = warm.unwrap_or_else(|| vec![0; size].into_boxed_slice());
-        Buffer { bytes, len, home: Arc::clone(&self.0), _room: room }
+        Buffer { bytes, len, home: Arc::clone(&self.0), room }
     }
 
     /// Gives unused buffers back to the system; for when nothing is being fetched.
@@ -66,7 +77,13 @@ pub struct Buffer {
     bytes: Box<[u8]>,
     len: usize,
     home: Arc<Pool>,
-    _room: OwnedSemaphorePermit,
+    /// None if it is overdrawn.
+    room: Option<OwnedSemaphorePermit>,
+}
+
+fn size_for(len: usize) -> usize {
+    assert!(len <= LARGE, "the decoder refuses longer blocks");
+    if len <= SMALL { SMALL } else { LARGE }
 }
 
 impl Deref for Buffer {
@@ -97,6 +114,9 @@ impl fmt::Debug for Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let bytes = std::mem::take(&mut self.bytes);
+        if self.room.is_none() {
+            return;
+        }
         self.home.free(bytes.len()).lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
     }
 }
@@ -115,7 +135,12 @@ mod tests {
         drop(large);
         let small: Vec<_> = (0..16).map(|_| buffers.take(SMALL).now_or_never().unwrap()).collect();
         assert!(buffers.take(1).now_or_never().is_none());
+        let beyond = buffers.overdraw(LARGE);
         drop(small);
+        drop(beyond);
+        let all = buffers.take(LARGE).now_or_never().unwrap();
+        assert!(buffers.take(1).now_or_never().is_none());
+        drop(all);
         assert_eq!(buffers.take(SMALL + 1).now_or_never().unwrap().len(), SMALL + 1);
     }
 

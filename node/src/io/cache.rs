@@ -63,18 +63,18 @@ struct Folders {
 }
 
 impl Cache {
-    /// Makes the folder if need be, and starts to report what it holds.
+    /// Makes the folder if need be, and starts to report what it holds. `host` is the mesh's host name.
     ///
     /// # Errors
     /// If the cache or the state folder cannot be made or read, or a thread cannot be started.
-    pub fn start(config: &Config, events: Events) -> anyhow::Result<Self> {
+    pub fn start(config: &Config, host: &str, events: Events) -> anyhow::Result<Self> {
         let folders = Folders {
             cache: config.cache.clone(),
             libraries: config.libraries.clone(),
             state: config.state.clone(),
             extensions: config.extensions.clone(),
             rescan_every: config.rescan_interval,
-            tracker: format!("http://{}.local:{}/announce", config.mesh, config.http_port),
+            tracker: format!("http://{host}:{}/announce", config.http_port),
         };
         for folder in [&folders.cache, &folders.state] {
             std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;

@@ -188,6 +188,7 @@ mod tests {
     use sha1::Sha1;
 
     use super::*;
+    use crate::io::testing::sample;
 
     fn file_of(len: usize) -> (tempfile::NamedTempFile, Vec<u8>) {
         let bytes: Vec<u8> = (0..len).map(|i| (i % 251) as u8 ^ (i >> 11) as u8).collect();
@@ -219,6 +220,19 @@ mod tests {
         let (file, _) = file_of(100_000);
         let error = hash_file(file.path(), Geometry::new(100_001, 16384).unwrap(), &|_| ()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn damaged_and_missing_pieces_are_found() {
+        let sample = sample(300_000, 65536);
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(&sample.bytes).unwrap();
+        assert!(verify_file(file.as_file(), &sample.metainfo, &|_| ()).unwrap().is_full());
+        file.as_file().write_all_at(&[!sample.bytes[70_000]], 70_000).unwrap();
+        file.as_file().set_len(299_999).unwrap();
+        let good = verify_file(file.as_file(), &sample.metainfo, &|_| ()).unwrap();
+        let good: Vec<_> = good.iter(sample.metainfo.geometry()).map(PieceIndex::get).collect();
+        assert_eq!(good, [0, 2, 3]);
     }
 
     #[test]

@@ -196,7 +196,7 @@ fn at(place: &Place, mut info: ServiceInfo) -> Result<ServiceInfo, mdns_sd::Erro
 
 /// The host name of a mesh: `labmesh`, or `labmesh-NAME`. What cannot stand in a host name becomes `-`, and such a
 /// name gets the mesh's tag, so that two meshes do not fight for it.
-fn host_label(mesh_name: &str, mesh: &MeshKey) -> String {
+pub fn host_label(mesh_name: &str, mesh: &MeshKey) -> String {
     if mesh_name == DEFAULT_MESH {
         return DEFAULT_MESH.to_owned();
     }

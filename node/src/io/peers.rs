@@ -56,6 +56,9 @@ pub struct Limits {
     pub silence: Duration,
     /// We say something at least this often.
     pub keep_alive: Duration,
+    /// A block waits this long for a buffer, then is given one beyond the limit: long enough for the disk to write a
+    /// few pieces and free theirs.
+    pub buffer_wait: Duration,
 }
 
 impl Default for Limits {
@@ -66,6 +69,7 @@ impl Default for Limits {
             handshake: Duration::from_secs(5),
             silence: Duration::from_secs(150),
             keep_alive: Duration::from_secs(100),
+            buffer_wait: Duration::from_secs(2),
         }
     }
 }

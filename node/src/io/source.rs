@@ -65,7 +65,7 @@ impl Source {
     }
 
     pub(super) fn give(&self, file: File) {
-        let in_memory = fstatfs(&file).is_ok_and(|fs| MEMORY_FILE_SYSTEMS.contains(&(fs.f_type as u64)));
+        let in_memory = is_in_memory(&file);
         assert!(self.0.file.set((file, in_memory)).is_ok(), "an image is opened once");
     }
 
@@ -89,8 +89,13 @@ impl Source {
     }
 }
 
+/// Whether a file lies on a file system that is the page cache itself.
+pub(super) fn is_in_memory(file: &File) -> bool {
+    fstatfs(file).is_ok_and(|fs| MEMORY_FILE_SYSTEMS.contains(&(fs.f_type as u64)))
+}
+
 /// What the system said about a file, in our words. `NoSpace` needs more than an error number to say how much is
-/// missing: see `disk::space`.
+/// missing: see `disk::place`.
 pub(super) fn disk_error(place: &Path, error: &io::Error) -> DiskError {
     let place = place.display().to_string();
     let reason = error.to_string();

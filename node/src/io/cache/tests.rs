@@ -46,7 +46,7 @@ impl Lab {
 
     fn on(folder: TempDir) -> Self {
         let (sender, events) = mpsc::channel(16);
-        let cache = Cache::start(&config(folder.path(), ""), sender).unwrap();
+        let cache = Cache::start(&config(folder.path(), ""), "labmesh.local", sender).unwrap();
         Self { folder, cache, events }
     }
 

@@ -87,6 +87,7 @@ impl Clerk {
             }
         }
         self.sync();
+        self.partial.iter().for_each(Partial::unlock);
     }
 
     fn open(&mut self, open: Open) {
@@ -119,11 +120,13 @@ impl Clerk {
         self.due = (!self.partial.is_empty()).then(|| Instant::now() + SYNC_EVERY);
     }
 
+    /// A copy that could not be finished stays as it is: it can be tried again, or closed and resumed.
     fn finish(&mut self, image: &Arc<Image>) {
-        let Some(mut partial) = self.forget(image) else { return };
-        let result = partial.finish();
-        if let Err(error) = &result {
-            warn!(place = %image.place.image().display(), %error, "cannot finish the copy");
+        let not_open = || disk_error(&image.place.part(), &io::Error::other("it is not open for writing"));
+        let result = self.find(image).ok_or_else(not_open).and_then(|at| self.partial[at].finish());
+        match &result {
+            Ok(()) => drop(self.forget(image)),
+            Err(error) => warn!(place = %image.place.image().display(), %error, "cannot finish the copy"),
         }
         let report = Input::Finished { image: image.source.image(), result };
         image.source.report_blocking(&self.events, report);
@@ -138,9 +141,12 @@ impl Clerk {
         }
     }
 
+    fn find(&self, image: &Arc<Image>) -> Option<usize> {
+        self.partial.iter().position(|partial| Arc::ptr_eq(&partial.image, image))
+    }
+
     fn forget(&mut self, image: &Arc<Image>) -> Option<Partial> {
-        let at = self.partial.iter().position(|partial| Arc::ptr_eq(&partial.image, image))?;
-        let partial = self.partial.swap_remove(at);
+        let partial = self.partial.swap_remove(self.find(image)?);
         if self.partial.is_empty() {
             self.due = None;
             self.buffers.trim();

@@ -227,3 +227,39 @@ fn parse_slot(slot: &[u8], metainfo: &Metainfo) -> Option<(u64, Bitfield)> {
     let (sequence, bits) = sealed.split_at(8);
     Some((u64::from_be_bytes(sequence.try_into().ok()?), Bitfield::from_bytes(bits, pieces).ok()?))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::io::testing::sample;
+
+    proptest! {
+        #[test]
+        fn no_bytes_are_too_strange(noise: Vec<u8>, at in 0_usize..9000, torrent in any::<bool>()) {
+            let metainfo = Metainfo::clone(&sample(100_000, 16384).metainfo);
+            let have = Bitfield::empty(metainfo.geometry().pieces());
+            let journal = Journal { metainfo, mode: Mode::Peer, seed_time: None, have };
+            let mut bytes = if torrent { header(&journal) } else { MAGIC.to_vec() };
+            let at = at.min(bytes.len());
+            bytes.splice(at..(at + noise.len()).min(bytes.len()), noise);
+            prop_assert!(parse(&bytes).is_err(), "no record was ever made");
+        }
+    }
+
+    #[test]
+    fn every_mode_and_seed_time_comes_back() {
+        let metainfo = Metainfo::clone(&sample(100_000, 16384).metainfo);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.img.part.journal");
+        let times =
+            [None, Some(SeedTime::For(Duration::from_secs(90))), Some(SeedTime::Enough), Some(SeedTime::Forever)];
+        for mode in [Mode::Leecher, Mode::Peer, Mode::Seeder] {
+            for seed_time in times {
+                let kept = Keeper::create(&path, &metainfo, mode, seed_time).unwrap();
+                assert_eq!(read_journal(&path).unwrap(), kept.journal);
+            }
+        }
+    }
+}

@@ -11,7 +11,7 @@ use labmesh_proto::error::DiskError;
 use rustix::fs::{CWD, FallocateFlags, FlockOperation, RenameFlags, fallocate, flock, fstatvfs, renameat_with};
 use rustix::io::Errno;
 
-use crate::io::source::disk_error;
+use crate::io::source::{disk_error, is_in_memory};
 
 /// The path of an image in a cache, and of what lies beside it.
 #[derive(Clone, Debug)]
@@ -100,6 +100,10 @@ impl Place {
             return Err(self.no_space(missing));
         }
         let reserved = loop {
+            // In memory it would have to find every page now: 0.25 s per GiB (measured).
+            if is_in_memory(file) {
+                break file.set_len(length);
+            }
             match fallocate(file, FallocateFlags::empty(), 0, length) {
                 Err(Errno::INTR) => {}
                 // NFS 3, FAT, ZFS: the space was there a moment ago, more cannot be had.

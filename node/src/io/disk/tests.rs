@@ -277,10 +277,12 @@ fn a_name_that_is_taken_meanwhile_is_not_overwritten() {
     fs::write(cache.path().join(NAME), b"mine").unwrap();
     assert!(matches!(bench.finish(), Err(DiskError::Io { .. })));
     assert_eq!(fs::read(cache.path().join(NAME)).unwrap(), b"mine");
+    assert!(bench.finish().is_err(), "and it stays so");
     bench.disk.close(IMAGE);
     fs::remove_file(cache.path().join(NAME)).unwrap();
     assert_eq!(bench.open(&sample, NAME, false), Ok(Bitfield::full(11)));
     assert_eq!(bench.finish(), Ok(()));
+    assert!(bench.finish().is_err(), "once is enough");
 }
 
 #[test]

@@ -76,6 +76,8 @@ async fn greet(
     match theirs.await {
         Ok(theirs) => {
             drop(greeting);
+            // A socket for both families shows IPv4 peers in IPv6 clothes.
+            let addr = SocketAddr::new(addr.ip().to_canonical(), addr.port());
             connection::run(&shared, stream, addr, theirs, false, seat).await;
         }
         Err(reason) => debug!(%addr, %reason, "an incoming connection ended before it began"),

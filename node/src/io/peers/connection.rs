@@ -161,7 +161,10 @@ impl Reader<'_> {
             () = std::future::ready(()) => {}
         }
         flush(self.shared, &mut self.batch, &mut self.bytes).await?;
-        Ok(buffer.await)
+        Ok(timeout(self.shared.limits.buffer_wait, buffer).await.unwrap_or_else(|_| {
+            debug!(conn = self.conn.0, "the piece buffers are used up: one is added");
+            self.shared.buffers.overdraw(len)
+        }))
     }
 
     /// Receives into `first`, and what is more into `second`. Never returns 0.

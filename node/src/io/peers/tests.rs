@@ -13,6 +13,7 @@ use rustix::fs::{Advice, fadvise};
 
 use super::*;
 use crate::io::Event;
+use crate::io::buffers::Buffer;
 use crate::io::disk::Disk;
 use crate::io::testing::{Bench, IMAGE, Listener, NAME, PATIENCE, Sample, cache_with, sample};
 
@@ -30,8 +31,11 @@ struct Host {
 
 impl Host {
     fn on(cache: &std::path::Path, limits: Limits) -> Self {
+        Self::with(cache, limits, Buffers::new(16 << 20))
+    }
+
+    fn with(cache: &std::path::Path, limits: Limits, buffers: Buffers) -> Self {
         let (listener, events) = Listener::new();
-        let buffers = Buffers::new(16 << 20);
         let peers = Peers::bind(listener.runtime.handle(), LOCALHOST, limits, buffers.clone(), events.clone()).unwrap();
         let disk = Disk::start(cache.to_owned(), &[], buffers.clone(), events).unwrap();
         Self { bench: Bench { disk, listener, buffers }, peers }
@@ -256,6 +260,52 @@ fn messages_and_blocks_arrive_however_they_are_cut() {
     stream.write_all(&[0, 0, 0, 5]).unwrap();
     drop(stream);
     host.expect_down(conn);
+}
+
+/// A peer sends four large blocks to a node with one large buffer.
+fn with_one_buffer(buffer_wait: Duration, read: impl FnOnce(&Sample, &mut Host)) {
+    let sample = sample(1 << 20, 1 << 20);
+    let cache = cache_with(&sample);
+    let mut host =
+        Host::with(cache.path(), Limits { buffer_wait, ..Limits::default() }, Buffers::new(LARGE_BLOCK_BYTES.into()));
+    host.bench.open(&sample, NAME, true).unwrap();
+    let (mut stream, _) = host.visitor(&sample);
+    let len = LARGE_BLOCK_BYTES;
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for n in 0..4 {
+                stream.write_all(&piece_header(&Range { piece: 0, offset: n * len, len })).unwrap();
+                stream.write_all(&sample.bytes[(n * len) as usize..][..len as usize]).unwrap();
+            }
+        });
+        read(&sample, &mut host);
+    });
+}
+
+#[track_caller]
+fn next_large_block(sample: &Sample, host: &mut Host, number: u32) -> Buffer {
+    let Event::Block { range, data, .. } = host.next() else { panic!("expected a block") };
+    assert_eq!(range.offset, number * LARGE_BLOCK_BYTES);
+    assert!(data[..] == sample.bytes[range.offset as usize..][..range.len as usize]);
+    data
+}
+
+#[test]
+fn when_buffers_are_used_up_the_reader_waits_and_goes_on() {
+    with_one_buffer(PATIENCE, |sample, host| {
+        for number in 0..4 {
+            let block = next_large_block(sample, host, number);
+            assert!(host.bench.listener.events.is_empty(), "there is no second buffer");
+            drop(block);
+        }
+    });
+}
+
+#[test]
+fn when_all_buffers_are_kept_more_are_given_in_the_end() {
+    with_one_buffer(Duration::from_millis(50), |sample, host| {
+        let _kept: Vec<_> = (0..4).map(|number| next_large_block(sample, host, number)).collect();
+    });
 }
 
 #[test]
