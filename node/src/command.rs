@@ -5,6 +5,7 @@
 //!
 //! Not here: which words exist ([`crate::cli`]), how things look ([`crate::view`], [`crate::progress`]).
 
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use tracing_subscriber::EnvFilter;
 
 use crate::cli::{Context, NodeArgs};
 use crate::config::{Config, SocketConfig};
@@ -77,13 +79,13 @@ fn resolve(context: &Context, args: &NodeArgs) -> Result<Config, Failure> {
     Config::resolve(args.config.as_deref(), settings).map_err(|e| Failure::new(Exit::Usage, format!("{e:#}")))
 }
 
-/// Logs to standard error, as `RUST_LOG` says or from this level on.
+/// Logs to standard error: what `RUST_LOG` says, or ours from this level on and other people's warnings.
 fn log(level: &str) {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
+    let usual = || EnvFilter::new(format!("warn,labmesh={level},labmesh_proto={level}"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| usual());
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
     // A second one is refused: the first is as good.
-    let _ =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).try_init();
+    let _ = lines.with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).try_init();
 }
 
 /// Resolves at the first SIGINT, SIGTERM or SIGHUP.

@@ -144,13 +144,13 @@ pub struct Settings {
     #[serde(deserialize_with = "one")]
     pub rescan_interval: Option<Duration>,
     /// Track any torrent, not only those of the catalogue.
-    #[arg(long, env = "LABMESH_OPEN_TRACKER", hide_env_values = true, num_args = 0..=1, require_equals = true, default_missing_value = "true",
-        value_name = "BOOL", value_parser = read::<bool>)]
+    #[arg(long, env = "LABMESH_OPEN_TRACKER", hide_env_values = true, num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", value_name = "BOOL", value_parser = read::<bool>)]
     #[serde(deserialize_with = "one")]
     pub open_tracker: Option<bool>,
     /// Which files are images, by the end of their names.
-    #[arg(long, env = "LABMESH_EXTENSIONS", hide_env_values = true, value_name = "EXT", value_delimiter = ',', hide_short_help = true,
-        value_parser = read::<Extension>)]
+    #[arg(long, env = "LABMESH_EXTENSIONS", hide_env_values = true, value_name = "EXT", value_delimiter = ',',
+        hide_short_help = true, value_parser = read::<Extension>)]
     #[serde(deserialize_with = "several")]
     pub extensions: Option<Vec<Extension>>,
     /// Memory for pieces that are on their way, at least 64 MiB.
@@ -274,9 +274,9 @@ pub fn printed_default() -> String {
     use clap::Args as _;
     let command = Settings::augment_args(clap::Command::new("labmesh"));
     let mut text = String::from(
-        "# labmesh: settings of a node, normally /etc/labmesh/labmesh.toml.\n# Flags win over the environment \
-         (LABMESH_MESH, LABMESH_CACHE, ...), which wins over this file.\n# A line with # in front has no default, or one \
-         that depends on the machine: what stands there is an example.\n",
+        "# labmesh: settings of a node, normally /etc/labmesh/labmesh.toml.\n\
+         # Flags win over the environment (LABMESH_MESH, LABMESH_CACHE, ...), which wins over this file.\n\
+         # A key with # in front has no default, or one that depends on the machine: its value is an example.\n",
     );
     for (key, value, active) in DEFAULTS {
         let documented = command.get_arguments().find(|arg| arg.get_id() == key);

@@ -110,32 +110,19 @@ impl Job {
         Self { out, title: title.to_owned(), bar, total, shown: None }
     }
 
-    /// `done` bytes of all, and a few words about how it goes.
-    pub fn set(&mut self, done: u64, words: &str) {
-        self.bar.set_position(done.min(self.bar.length().unwrap_or(done)));
-        self.bar.set_message(words.to_owned());
+    /// `done` bytes of all; what is being done, and figures that change all the time.
+    pub fn set(&mut self, done: u64, doing: &str, figures: &str) {
+        let words = if figures.is_empty() { doing.to_owned() } else { format!("{doing}, {figures}") };
+        self.bar.set_position(done.min(self.total));
+        self.bar.set_message(words.clone());
         if !self.bar.is_hidden() || self.out.json {
             return;
         }
-        let percent = done.saturating_mul(100).checked_div(self.total).unwrap_or(100);
-        // The first words of a line are what happens, the rest are figures that change all the time.
-        let kind = words.split(',').next().unwrap_or_default().to_owned();
-        let due = self.shown.as_ref().is_none_or(|(at, before)| at.elapsed() >= PLAIN_EVERY || *before != kind);
-        if due {
-            self.shown = Some((Instant::now(), kind));
+        if self.shown.as_ref().is_none_or(|(at, before)| at.elapsed() >= PLAIN_EVERY || before != doing) {
+            self.shown = Some((Instant::now(), doing.to_owned()));
+            let percent = done.saturating_mul(100).checked_div(self.total).unwrap_or(100);
             self.out.note(&format!("{}: {percent} % of {}, {words}", self.title, view::size(self.total)));
         }
-    }
-
-    /// The number of bytes became known.
-    pub fn set_total(&mut self, total: u64) {
-        self.total = total;
-        self.bar.set_length(total.max(1));
-    }
-
-    /// Leaves the bar as it is, with these last words.
-    pub fn end(&self, words: &str) {
-        self.bar.abandon_with_message(words.to_owned());
     }
 
     /// Takes the bar away.

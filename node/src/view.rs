@@ -1,7 +1,9 @@
 //! What people and scripts are shown: the shapes of `--json`, tables, and how a command can fail.
 //!
 //! Rule: the fields that `docs` promise to scripts keep their names and meanings; more may be added. Tables never
-//! wrap: they give up width, then columns. Not here: where the facts come from (`labmesh_proto::node::Status`), progress.
+//! wrap: they give up width, then columns.
+//!
+//! Not here: where the facts come from (`labmesh_proto::node::Status`), progress ([`crate::progress`]).
 
 use std::net::IpAddr;
 use std::path::Path;

@@ -57,6 +57,7 @@ impl Add {
         let (mut client, own) = context.node_or_own(&NodeArgs { config: self.config, settings }).await?;
         let mut job: Option<(String, Job)> = None;
         let out = context.out;
+        let title = self.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let on_step = |step: &cache::Step| {
             if out.json {
                 // The answer will say that standard output is closed.
@@ -65,10 +66,10 @@ impl Add {
                 }));
             } else if !step.what.is_empty() {
                 if job.as_ref().is_none_or(|(what, _)| *what != step.what) {
-                    job = Some((step.what.clone(), out.job(&step.what, step.total)));
+                    job = Some((step.what.clone(), out.job(&title, step.total)));
                 }
                 if let Some((_, job)) = &mut job {
-                    job.set(step.done, &format!("{} of {}", view::size(step.done), view::size(step.total)));
+                    job.set(step.done, &step.what, &view::size(step.done));
                 }
             }
         };
@@ -94,7 +95,8 @@ fn show(out: crate::progress::Out, answer: Answer, alone: bool) -> anyhow::Resul
         return Err(unexpected(&answer).into());
     };
     out.json(&serde_json::json!({
-        "event": "added", "image": name, "info_hash": info_hash, "size": size, "piece_length": piece_length, "path": path,
+        "event": "added", "image": name, "info_hash": info_hash, "size": size, "piece_length": piece_length,
+        "path": path,
     }))?;
     let when = if alone { "is offered as soon as a node runs here (labmesh run)" } else { "is offered to the mesh" };
     Ok(out.say(&format!("{name} ({}) {when}", view::size(size)))?)

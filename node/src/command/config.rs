@@ -8,7 +8,6 @@ use crate::progress::print;
 pub struct Config {}
 
 impl Config {
-    #[expect(clippy::unused_self, reason = "every command has the same shape")]
     pub(crate) fn run(self) -> anyhow::Result<()> {
         Ok(print(&printed_default())?)
     }

@@ -7,7 +7,7 @@
 //! The story: seven nodes elect a master, five of them fetch an image from the other two, the master is killed half
 //! way, another takes over, and every copy is compared with the source. Not here: how any of that works.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -16,8 +16,9 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::interrupted;
 use crate::cli::Context;
+use crate::config::values::read;
 use crate::io::cache::{self, Placement};
-use crate::io::socket::{Answer, Request, unexpected};
+use crate::io::socket::{Answer, Client, Request, unexpected};
 use crate::progress::{Job, Out, bars, width};
 use crate::view::{self, Exit, Failure, Status, Table, Transfer};
 
@@ -26,10 +27,10 @@ mod nodes;
 
 use nodes::Room;
 
-/// Two that hold the image, five that fetch it.
+/// The master and another hold the image, five fetch it.
 const NODES: usize = 7;
-/// How many hold it at the start: the master to be, and one that stays.
-const HOLDERS: usize = 2;
+/// The master is killed when so much is fetched, in percent: what is shown is a fifth of a second old.
+const KILL_AT: f64 = 35.0;
 /// The image's name.
 const IMAGE: &str = "demo.img";
 /// Between two looks at every node: fine enough to find the middle, and to time a failover.
@@ -42,7 +43,7 @@ const PATIENCE: Duration = Duration::from_secs(90);
 #[derive(Debug, clap::Args)]
 pub struct Demo {
     /// The size of the image
-    #[arg(long, default_value = "256MiB", value_name = "SIZE", value_parser = crate::config::values::read::<bytesize::ByteSize>)]
+    #[arg(long, default_value = "256MiB", value_name = "SIZE", value_parser = read::<bytesize::ByteSize>)]
     size: bytesize::ByteSize,
     /// Show what the nodes log
     #[arg(long)]
@@ -50,8 +51,9 @@ pub struct Demo {
 }
 
 /// How one node did.
-#[derive(Clone, Debug)]
 struct Outcome {
+    /// Of those that fetch.
+    job: Option<Job>,
     took: Option<Duration>,
     transfer: Option<Transfer>,
 }
@@ -59,6 +61,7 @@ struct Outcome {
 /// How the whole went.
 struct Story {
     outcomes: Vec<Outcome>,
+    holders: [usize; 2],
     killed: usize,
     /// How much the room had fetched then, in percent.
     at: f64,
@@ -90,16 +93,22 @@ impl Demo {
 
 async fn tell(out: Out, room: &mut Room, size: u64) -> anyhow::Result<()> {
     let began = Instant::now();
-    out.note(&format!("an image of {} random bytes is made, and given to two of {NODES} nodes", view::size(size)));
-    let source = image::make(room.folder(), size).await?;
-    let started = Instant::now();
-    room.start().await?;
-    let statuses = room.until("a master everybody follows", one_master).await?;
-    let master = statuses[0].master.clone().unwrap_or_default();
-    out.note(&format!("{master} is the master of {NODES} nodes after {:.1} s", started.elapsed().as_secs_f64()));
-    event(out, "elected", &serde_json::json!({ "master": master, "nodes": NODES }))?;
-    offer(room, &source).await?;
-    let story = fetch(out, room, size).await?;
+    out.note(&format!("{NODES} nodes are started on 127.0.0.2 and up, and an image of {} is made", view::size(size)));
+    let folder = room.folder().to_owned();
+    let (source, statuses) = tokio::join!(image::make(&folder, size), async {
+        room.start().await?;
+        room.until("a master everybody follows", one_master).await
+    });
+    let (source, statuses) = (source?, statuses?);
+    let master =
+        statuses[0].master.as_deref().and_then(|name| room.number(name)).context("the master is none of ours")?;
+    out.note(&format!("{} is the master after {:.1} s", room.name(master), began.elapsed().as_secs_f64()));
+    event(out, "elected", &serde_json::json!({ "master": room.name(master), "nodes": NODES }))?;
+    let holders = [master, (master + 1) % NODES];
+    offer(room, &holders, &source).await?;
+    let names = holders.map(|n| room.name(n)).join(" and ");
+    out.note(&format!("{names} have the image, the others fetch it"));
+    let story = fetch(out, room, holders, size).await?;
     out.note("every copy is compared with the source");
     compare(room, &source, &story).await?;
     show(out, room, &story)?;
@@ -115,12 +124,13 @@ fn one_master(all: &[Status]) -> bool {
 }
 
 /// The holders get the image into their caches.
-async fn offer(room: &mut Room, source: &Path) -> anyhow::Result<()> {
-    let file = source.to_owned();
-    for n in 0..HOLDERS {
-        // A link: what is shown here is how the others get it.
-        let add = cache::Add { file: file.clone(), name: Some(IMAGE.into()), placement: Placement::InPlace };
-        match room.client(n).ask(&Request::Add(add), &[], |_| {}).await? {
+async fn offer(room: &mut Room, holders: &[usize], source: &Path) -> anyhow::Result<()> {
+    // A link: what is shown here is how the others get it.
+    let add = cache::Add { file: source.to_owned(), name: Some(IMAGE.into()), placement: Placement::InPlace };
+    let request = Request::Add(add);
+    let asked = room.clients().filter(|(n, _)| holders.contains(n)).map(|(_, client)| client.say(&request));
+    for answer in futures::future::join_all(asked).await {
+        match answer? {
             Answer::Added { .. } => {}
             other => return Err(unexpected(&other).into()),
         }
@@ -129,57 +139,52 @@ async fn offer(room: &mut Room, source: &Path) -> anyhow::Result<()> {
 }
 
 /// The others fetch; the master is killed half way.
-async fn fetch(out: Out, room: &mut Room, size: u64) -> anyhow::Result<Story> {
+async fn fetch(out: Out, room: &mut Room, holders: [usize; 2], size: u64) -> anyhow::Result<Story> {
     let began = Instant::now();
-    for n in HOLDERS..NODES {
-        begin(room, n).await?;
-    }
+    let asked = room.clients().filter(|(n, _)| !holders.contains(n)).map(|(_, client)| begin(client));
+    futures::future::try_join_all(asked).await?;
     let shown = bars(out);
-    let mut jobs: Vec<Job> = (HOLDERS..NODES).map(|n| Job::new(out, &shown, &room.name(n), size)).collect();
-    let mut outcomes = vec![Outcome { took: None, transfer: None }; NODES];
-    let mut killed: Option<(usize, f64, Instant)> = None;
-    let mut successor: Option<(String, Duration)> = None;
+    let mut show = Show { began, outcomes: Vec::new() };
+    for n in 0..NODES {
+        let job = (!holders.contains(&n)).then(|| Job::new(out, &shown, &room.name(n), size));
+        show.outcomes.push(Outcome { job, took: None, transfer: None });
+    }
+    while show.percent(size) < KILL_AT {
+        show.look(&room.statuses().await?);
+        sleep(LOOK_EVERY).await;
+    }
+    let (killed, at) = (holders[0], show.percent(size));
+    room.kill(killed)?;
+    let dead_since = Instant::now();
+    say(out, &shown, &format!("{} is killed (SIGKILL) with {at:.0} % fetched", room.name(killed)));
+    event(out, "killed", &serde_json::json!({ "node": room.name(killed), "percent": at.round() }))?;
+    let mut successor = None;
     loop {
         let all = room.statuses().await?;
-        watch(&all, began, &mut outcomes, &mut jobs);
-        let fetched: u64 = outcomes[HOLDERS..].iter().filter_map(|o| o.transfer.as_ref()).map(|t| t.bytes_have).sum();
-        let percent = fetched as f64 * 100.0 / (size * (NODES - HOLDERS) as u64) as f64;
-        match &killed {
-            None if percent >= 45.0 => {
-                let master =
-                    all.iter().flatten().find(|status| status.role == "master").context("the master is gone")?;
-                let n = room.number(&master.node).context("the master is none of ours")?;
-                room.kill(n).await?;
-                killed = Some((n, percent, Instant::now()));
-                say(out, &shown, &format!("{} is killed (SIGKILL) with {percent:.0} % fetched", room.name(n)));
-                event(out, "killed", &serde_json::json!({ "node": room.name(n), "percent": percent }))?;
-            }
-            Some((_, _, at)) if successor.is_none() => {
-                if let Some(new) = all.iter().flatten().find(|status| status.role == "master") {
-                    let took = at.elapsed();
-                    say(out, &shown, &format!("{} is the master, {} ms later", new.node, took.as_millis()));
-                    event(out, "failover", &serde_json::json!({ "master": new.node, "ms": took.as_millis() }))?;
-                    successor = Some((new.node.clone(), took));
-                }
-            }
-            _ => {}
-        }
-        let missing = |n: &usize| outcomes[*n].took.is_none() && killed.as_ref().is_none_or(|(dead, _, _)| dead != n);
-        if let (Some((killed, at, _)), Some((successor, failover))) = (&killed, &successor)
-            && (HOLDERS..NODES).find(missing).is_none()
+        show.look(&all);
+        if successor.is_none()
+            && let Some(new) = all.iter().flatten().find(|status| status.role == "master")
         {
-            jobs.iter().for_each(Job::clear);
-            return Ok(Story { outcomes, killed: *killed, at: *at, successor: successor.clone(), failover: *failover });
+            let took = dead_since.elapsed();
+            say(out, &shown, &format!("{} is the master, {} ms later", new.node, took.as_millis()));
+            event(out, "failover", &serde_json::json!({ "master": new.node, "ms": took.as_millis() }))?;
+            successor = Some((new.node.clone(), took));
         }
-        sleep(LOOK_EVERY).await;
+        match &successor {
+            Some((successor, failover)) if show.is_complete() => {
+                let (successor, failover) = (successor.clone(), *failover);
+                return Ok(Story { outcomes: show.outcomes, holders, killed, at, successor, failover });
+            }
+            _ => sleep(LOOK_EVERY).await,
+        }
     }
 }
 
 /// Says `get` until the catalogue has the image.
-async fn begin(room: &mut Room, n: usize) -> anyhow::Result<()> {
+async fn begin(client: &mut Client) -> anyhow::Result<()> {
     let get = Request::Get { image: IMAGE.into(), torrent_bytes: 0, mode: None, seed_time: None, replace: false };
     loop {
-        match room.client(n).say(&get).await {
+        match client.say(&get).await {
             Ok(Answer::Fetching { .. }) => return Ok(()),
             Ok(other) => return Err(unexpected(&other).into()),
             Err(failure) if failure.exit == Exit::NoSuchImage => sleep(LOOK_EVERY).await,
@@ -188,21 +193,38 @@ async fn begin(room: &mut Room, n: usize) -> anyhow::Result<()> {
     }
 }
 
-/// Books and shows how far everybody is.
-fn watch(all: &[Option<Status>], began: Instant, outcomes: &mut [Outcome], jobs: &mut [Job]) {
-    for (n, status) in all.iter().enumerate() {
-        let Some(transfer) = status.as_ref().and_then(|s| s.transfers.iter().find(|t| t.image == IMAGE)) else {
-            continue;
-        };
-        if n >= HOLDERS {
-            let complete = transfer.is_complete();
-            if complete && outcomes[n].took.is_none() {
-                outcomes[n].took = Some(began.elapsed());
+/// What is shown while it goes on.
+struct Show {
+    began: Instant,
+    outcomes: Vec<Outcome>,
+}
+
+impl Show {
+    /// Books and shows how far everybody is.
+    fn look(&mut self, all: &[Option<Status>]) {
+        for (outcome, status) in self.outcomes.iter_mut().zip(all) {
+            let transfer = status.as_ref().and_then(|s| s.transfers.iter().find(|t| t.image == IMAGE));
+            let Some(transfer) = transfer else { continue };
+            outcome.transfer = Some(transfer.clone());
+            let Some(job) = &mut outcome.job else { continue };
+            if !transfer.is_complete() {
+                job.set(transfer.bytes_have, view::state(transfer.state), &view::rate(transfer.down_bps));
+            } else if outcome.took.is_none() {
+                outcome.took = Some(self.began.elapsed());
+                job.set(transfer.bytes_have, "complete", "");
             }
-            let words = if complete { "complete".to_owned() } else { view::rate(transfer.down_bps) };
-            jobs[n - HOLDERS].set(transfer.bytes_have, &words);
         }
-        outcomes[n].transfer = Some(transfer.clone());
+    }
+
+    /// How much of everything is fetched.
+    fn percent(&self, size: u64) -> f64 {
+        let fetching: Vec<&Outcome> = self.outcomes.iter().filter(|outcome| outcome.job.is_some()).collect();
+        let fetched: u64 = fetching.iter().filter_map(|outcome| outcome.transfer.as_ref()).map(|t| t.bytes_have).sum();
+        fetched as f64 * 100.0 / (size * fetching.len() as u64) as f64
+    }
+
+    fn is_complete(&self) -> bool {
+        self.outcomes.iter().all(|outcome| outcome.job.is_none() || outcome.took.is_some())
     }
 }
 
@@ -221,14 +243,14 @@ fn event(out: Out, event: &str, facts: &serde_json::Value) -> anyhow::Result<()>
     Ok(out.json(&line)?)
 }
 
-/// Every copy, byte by byte as SHA-256 sees it.
+/// Every copy, as SHA-256 sees it.
 async fn compare(room: &Room, source: &Path, story: &Story) -> anyhow::Result<()> {
-    let copies: Vec<(String, PathBuf)> =
-        (HOLDERS..NODES).filter(|n| *n != story.killed).map(|n| (room.name(n), room.cache(n).join(IMAGE))).collect();
+    let fetched: Vec<usize> = (0..NODES).filter(|n| !story.holders.contains(n)).collect();
+    let copies = fetched.iter().map(|n| image::digest(room.cache(*n).join(IMAGE)));
     let expected = image::digest(source.to_owned()).await?;
-    for (name, path) in copies {
-        if image::digest(path).await? != expected {
-            return Err(Failure::new(Exit::Damaged, format!("the copy of {name} is not the source")).into());
+    for (n, digest) in fetched.iter().zip(futures::future::try_join_all(copies).await?) {
+        if digest != expected {
+            return Err(Failure::new(Exit::Damaged, format!("the copy of {} is not the source", room.name(*n))).into());
         }
     }
     Ok(())
@@ -237,41 +259,32 @@ async fn compare(room: &Room, source: &Path, story: &Story) -> anyhow::Result<()
 fn show(out: Out, room: &Room, story: &Story) -> anyhow::Result<()> {
     let mut table = Table::new(&["NODE", "MODE", "TIME", "FROM WHOM"]);
     for (n, outcome) in story.outcomes.iter().enumerate() {
+        if let Some(job) = &outcome.job {
+            job.clear();
+        }
+        let killed = n == story.killed;
         let time = match outcome.took {
-            _ if n == story.killed => format!("killed at {:.0} %", story.at),
-            _ if n < HOLDERS => "had it".to_owned(),
+            _ if killed => format!("killed at {:.0} %", story.at),
             Some(took) => format!("{:.2} s", took.as_secs_f64()),
-            None => "-".to_owned(),
+            None => "had it".to_owned(),
         };
-        let transfer = outcome.transfer.as_ref();
-        let mode = transfer.map_or_else(|| "-".to_owned(), |t| t.mode.to_string());
-        let mut sources: Vec<_> = transfer.map(|t| t.sources.clone()).unwrap_or_default();
+        let mode = outcome.transfer.as_ref().map_or_else(|| "-".to_owned(), |t| t.mode.to_string());
+        let mut sources = outcome.transfer.as_ref().map(|t| t.sources.clone()).unwrap_or_default();
         sources.retain(|source| source.downloaded > 0);
         sources.sort_by_key(|source| std::cmp::Reverse(source.downloaded));
-        let from: Vec<String> = sources.iter().map(|s| format!("{} {}", s.peer, view::size(s.downloaded))).collect();
-        let from = if from.is_empty() { "-".to_owned() } else { from.join(", ") };
-        table.row([&room.name(n), &mode, &time, &from]);
-        event(
-            out,
-            "node",
-            &serde_json::json!({
-                "node": room.name(n), "mode": mode, "killed": n == story.killed,
-                "seconds": outcome.took.map(|took| took.as_secs_f64()), "sources": sources,
-            }),
-        )?;
+        let all: u64 = sources.iter().map(|source| source.downloaded).sum();
+        let share = |source: &view::Source| format!("{} {} %", source.peer, source.downloaded * 100 / all.max(1));
+        let from = sources.iter().map(share).collect::<Vec<_>>().join(", ");
+        table.row([&room.name(n), &mode, &time, if from.is_empty() { "-" } else { &from }]);
+        let seconds = outcome.took.map(|took| took.as_secs_f64());
+        let facts = serde_json::json!({
+            "node": room.name(n), "mode": mode, "killed": killed, "seconds": seconds, "sources": sources,
+        });
+        event(out, "node", &facts)?;
     }
+    let (killed, failover) = (room.name(story.killed), story.failover.as_millis());
     out.say(&format!("\n{}", table.fit(width(), &[3])))?;
-    out.say(&format!(
-        "master {} was killed; {} was master {} ms later, and no transfer stopped",
-        room.name(story.killed),
-        story.successor,
-        story.failover.as_millis()
-    ))?;
-    event(
-        out,
-        "complete",
-        &serde_json::json!({
-            "killed": room.name(story.killed), "master": story.successor, "failover_ms": story.failover.as_millis(),
-        }),
-    )
+    out.say(&format!("{killed} was killed; {} was master {failover} ms later, and no copy was lost", story.successor))?;
+    let facts = serde_json::json!({ "killed": killed, "master": story.successor, "failover_ms": failover });
+    event(out, "complete", &facts)
 }

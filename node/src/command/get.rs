@@ -166,16 +166,15 @@ fn follow(out: Out, t: &Transfer, job: &mut Option<Job>, said: &mut serde_json::
         *said = now;
     }
     let job = job.get_or_insert_with(|| out.job(&t.image, t.size));
-    let words = match t.trouble() {
+    let left = t.size.saturating_sub(t.bytes_have).checked_div(t.down_bps).map(Duration::from_secs);
+    let left = left.map(|left| format!("{}, {} left", view::rate(t.down_bps), humantime::format_duration(left)));
+    let figures = left.unwrap_or_default();
+    let doing = match t.trouble() {
         Some(trouble) => trouble,
         None if t.state == TransferState::Stopped => format!("stopped (labmesh start {} goes on)", t.image),
-        None if t.down_bps == 0 => view::state(t.state).to_owned(),
-        None => {
-            let left = Duration::from_secs((t.size - t.bytes_have.min(t.size)) / t.down_bps);
-            format!("{}, {}, {} left", view::state(t.state), view::rate(t.down_bps), humantime::format_duration(left))
-        }
+        None => view::state(t.state).to_owned(),
     };
-    job.set(t.bytes_have, &words);
+    job.set(t.bytes_have, &doing, &figures);
     Ok(())
 }
 
@@ -192,19 +191,23 @@ fn copy_out(out: Out, from: &Path, to: &Path, size: u64) -> anyhow::Result<PathB
     }
     let mut source = std::fs::File::open(from).with_context(cannot)?;
     let mut target = tempfile::Builder::new().prefix(".labmesh-").tempfile_in(folder).with_context(cannot)?;
-    let (mut job, mut done) = (out.job("copying", size), 0);
+    let (mut job, mut done) = (out.job(&file_name(from), size), 0);
     loop {
         let more = std::io::copy(&mut (&mut source).take(16 << 20), target.as_file_mut()).with_context(cannot)?;
         if more == 0 {
             break;
         }
         done += more;
-        job.set(done, &view::size(done));
+        job.set(done, "copying", &view::size(done));
     }
     target.as_file().sync_all().with_context(cannot)?;
     target.persist(&to).map_err(|e| e.error).with_context(cannot)?;
     job.clear();
     Ok(to)
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// Seeds for the seed time, or until somebody ends it.

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use anyhow::Context as _;
 use labmesh_proto::wire::metainfo::Metainfo;
@@ -10,7 +11,7 @@ use crate::cli::Context;
 use crate::config::wrapped;
 use crate::io::cache::read_torrent;
 use crate::io::hash;
-use crate::progress::{Job, Out, width};
+use crate::progress::{Out, width};
 use crate::view::{self, Exit, Failure};
 
 /// Shows what a .torrent says. Of an image it checks every piece against the .torrent beside it; exit code 6 says that
@@ -56,14 +57,20 @@ fn bad_pieces(out: Out, image: &Path, metainfo: &Metainfo) -> anyhow::Result<u32
     if size != geometry.length() {
         out.note(&format!("the image has {size} bytes, its .torrent says {}", geometry.length()));
     }
-    let job = std::sync::Mutex::new(out.job("checking", geometry.length()));
+    let job = Mutex::new((out.job(metainfo.name(), geometry.length()), 0));
     let progress = |done: u64| {
-        if let Ok(mut job) = job.lock() {
-            job.set(done, &view::size(done));
+        // The threads report out of order; the bar goes one way.
+        if let Ok(mut job) = job.lock()
+            && job.1 < done
+        {
+            job.1 = done;
+            job.0.set(done, "checking", &view::size(done));
         }
     };
     let good = hash::verify_file(&file, metainfo, &progress)?;
-    job.into_inner().ok().as_ref().map(Job::clear);
+    if let Ok((job, _)) = job.into_inner() {
+        job.clear();
+    }
     // One more: what is behind the end belongs to no piece.
     let longer = u32::from(size > geometry.length());
     Ok(geometry.pieces() - good.count() + longer)

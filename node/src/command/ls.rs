@@ -10,7 +10,6 @@ use crate::view::Image;
 pub struct Ls {}
 
 impl Ls {
-    #[expect(clippy::unused_self, reason = "every command has the same shape")]
     pub(crate) async fn run(self, context: Context) -> anyhow::Result<()> {
         match context.node().await?.say(&Request::List).await? {
             Answer::Images { images } => {

@@ -8,7 +8,6 @@ use crate::io::socket::{Answer, Request, unexpected};
 pub struct Rescan {}
 
 impl Rescan {
-    #[expect(clippy::unused_self, reason = "every command has the same shape")]
     pub(crate) async fn run(self, context: Context) -> anyhow::Result<()> {
         match context.node().await?.say(&Request::Rescan {}).await? {
             Answer::Rescanned { images } => {

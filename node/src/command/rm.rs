@@ -2,8 +2,10 @@
 
 use std::io::{BufRead as _, IsTerminal as _};
 
+use super::settled;
 use crate::cli::Context;
 use crate::io::socket::Request;
+use crate::view::Status;
 
 /// Deletes an image, a partial copy of it and what lies beside it on this node. Asks first on a terminal.
 #[derive(Debug, clap::Args)]
@@ -22,7 +24,11 @@ impl Rm {
             return Ok(context.out.say("nothing was deleted")?);
         }
         let words = format!("{} is deleted on this node", self.image);
-        client.say(&Request::Remove { image: self.image }).await?;
+        let before = client.status().await?;
+        client.say(&Request::Remove { image: self.image.clone() }).await?;
+        // What `ls` says next must not be what was.
+        let fewer = |status: &Status| status.transfers.len() < before.transfers.len() || before.transfers.is_empty();
+        settled(&mut client, fewer).await?;
         context.out.json(&serde_json::json!({ "event": "done" }))?;
         Ok(context.out.say(&words)?)
     }

@@ -178,7 +178,8 @@ impl Cache {
     /// Never blocks a runtime's thread; the keeper reads its messages within milliseconds.
     async fn tell(&self, message: Message) -> Result<(), AddError> {
         let messages = self.0.messages.clone();
-        spawn_blocking(move || messages.send(message)).await.map_err(|_| AddError::Ended)?.map_err(|_| AddError::Ended)
+        let sent = spawn_blocking(move || messages.send(message).is_ok()).await;
+        if matches!(sent, Ok(true)) { Ok(()) } else { Err(AddError::Ended) }
     }
 }
 

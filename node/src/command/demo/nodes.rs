@@ -120,7 +120,7 @@ impl Room {
         let config = self.place(n, "labmesh.toml");
         // An empty file, so that the settings of this machine's own node play no part.
         std::fs::write(&config, "").context("cannot make a configuration")?;
-        // The first node is to be master: it is the one that will be killed.
+        // The first node is the likeliest master.
         let weight = if n == 0 { 60 } else { 50 };
         let mut command = Command::new(program);
         command.arg("run").args(["--with-parent", &std::process::id().to_string()]);
@@ -128,6 +128,8 @@ impl Room {
         command.arg("--cache").arg(self.cache(n)).arg("--state").arg(self.place(n, "state"));
         command.args(["--mesh", &self.mesh, "--name", &self.name(n), "--weight", &weight.to_string()]);
         command.args(["--bind", &format!("127.0.0.{}", n + 2), "--seed-time", "forever"]);
+        // Seven nodes share this machine's memory.
+        command.args(["--piece-buffer", "64MiB"]);
         for (variable, _) in std::env::vars_os() {
             if variable.as_encoded_bytes().starts_with(b"LABMESH_") {
                 command.env_remove(variable);
@@ -140,9 +142,9 @@ impl Room {
         command.spawn().context("cannot start a node")
     }
 
-    /// The socket of a node that lives.
-    pub(super) fn client(&mut self, n: usize) -> &mut Client {
-        self.nodes[n].client.as_mut().expect("only the master is killed, and nobody talks to it then")
+    /// The sockets of the nodes that live, with their numbers.
+    pub(super) fn clients(&mut self) -> impl Iterator<Item = (usize, &mut Client)> {
+        self.nodes.iter_mut().enumerate().filter_map(|(n, node)| Some((n, node.client.as_mut()?)))
     }
 
     /// What every node says; `None` of one that was killed.
@@ -186,7 +188,7 @@ impl Room {
     ///
     /// # Errors
     /// If the system refuses.
-    pub(super) async fn kill(&mut self, n: usize) -> anyhow::Result<()> {
+    pub(super) fn kill(&mut self, n: usize) -> anyhow::Result<()> {
         let node = &mut self.nodes[n];
         node.client = None;
         node.process.start_kill().context("cannot kill the master")?;

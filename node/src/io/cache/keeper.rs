@@ -559,7 +559,14 @@ fn hash_one(job: &HashJob) -> anyhow::Result<Metainfo> {
     let Found { path, stamp } = &job.asked.found;
     let progress = |done: u64| {
         if let Some(progress) = &job.progress {
-            progress.send_replace(Step { what: "hashing".into(), done: done.min(stamp.size), total: stamp.size });
+            // The hashing threads report out of order; a bar goes one way.
+            progress.send_if_modified(|step| {
+                let further = step.what != "hashing" || step.done < done;
+                if further {
+                    *step = Step { what: "hashing".into(), done: done.min(stamp.size), total: stamp.size };
+                }
+                further
+            });
         }
     };
     match job.sidecars.read_torrent() {
