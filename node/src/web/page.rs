@@ -124,7 +124,7 @@ fn images(out: &mut String, images: &[ImageStatus]) -> fmt::Result {
     }
     let sum = |f: fn(&ImageStatus) -> u64| images.iter().map(f).fold(0u64, u64::saturating_add);
     out.write_str("</tbody>\n<tfoot><tr>")?;
-    cell(out, "in all", format_args!("{} images", images.len()))?;
+    cell(out, "in all", format_args!("{} image{}", images.len(), if images.len() == 1 { "" } else { "s" }))?;
     cell(out, "torrent name", "")?;
     number(out, "size", Size(sum(|i| i.size)))?;
     number(out, "complete", sum(|i| i.complete.into()))?;
