@@ -19,8 +19,13 @@ use crate::view::{Exit, Failure};
 
 /// Gets a disk image onto a roomful of computers.
 #[derive(Debug, Parser)]
-#[command(name = "labmesh", version, max_term_width = 100, after_help = "Exit codes: 0 done, 1 failed, 2 usage, \
-    3 no such image, 4 no mesh found, 5 not enough space, 6 damaged.")]
+#[command(
+    name = "labmesh",
+    version,
+    max_term_width = 100,
+    after_help = "Exit codes: 0 done, 1 failed, 2 usage, \
+    3 no such image, 4 no mesh found, 5 not enough space, 6 damaged."
+)]
 pub struct Cli {
     /// The local node's socket
     #[arg(long, global = true, env = "LABMESH_SOCKET", value_name = "PATH", hide_env_values = true)]

@@ -82,7 +82,8 @@ fn log(level: &str) {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
     // A second one is refused: the first is as good.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).try_init();
+    let _ =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).try_init();
 }
 
 /// Resolves at the first SIGINT, SIGTERM or SIGHUP.
@@ -120,7 +121,7 @@ impl Own {
             let _ = stopped.await;
         };
         // Nobody waits for it any more if it comes too late.
-        let ready = move |_| drop(ready.send(()));
+        let ready = move |_| ready.send(()).unwrap_or_default();
         let mut task = tokio::spawn(driver::run(config, ready, shutdown));
         tokio::select! {
             Ok(()) = is_ready => Ok(Self { socket, stop, task }),

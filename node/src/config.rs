@@ -29,102 +29,143 @@ pub const SYSTEM_SOCKET: &str = "/run/labmesh/control.sock";
 #[derive(Clone, Debug, Default, PartialEq, clap::Args, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
-    /// Where the images lie: files of the extensions below, sub-folders one level deep. Without this key:
-    /// /var/lib/labmesh/images, or ~/.local/share/labmesh/images for a node that does not run as root.
-    #[arg(long, env = "LABMESH_CACHE", value_name = "DIR", value_parser = read::<PathBuf>)]
+    /// Where the images lie.
+    ///
+    /// Files of the extensions below, sub-folders one level deep. Without this key: /var/lib/labmesh/images, or
+    /// ~/.local/share/labmesh/images for a node that does not run as root.
+    #[arg(long, env = "LABMESH_CACHE", hide_env_values = true, value_name = "DIR", value_parser = read::<PathBuf>)]
     #[serde(deserialize_with = "one")]
     pub cache: Option<PathBuf>,
-    /// Folders whose images are offered too and which are never written to. May be given several times.
-    #[arg(long, env = "LABMESH_LIBRARY", value_name = "DIR", value_delimiter = ':', value_parser = read::<PathBuf>)]
+    /// A folder whose images are offered too, and which is never written to.
+    ///
+    /// There may be several.
+    #[arg(
+        long, env = "LABMESH_LIBRARY", hide_env_values = true,
+        value_name = "DIR", value_delimiter = ':', value_parser = read::<PathBuf>
+    )]
     #[serde(deserialize_with = "several")]
     pub library: Option<Vec<PathBuf>>,
-    /// Where the node keeps its identity and what it knows of the cache. Without this key: /var/lib/labmesh/state, or
-    /// ~/.local/share/labmesh/state for a node that does not run as root. Two nodes must not share it.
-    #[arg(long, env = "LABMESH_STATE", value_name = "DIR", value_parser = read::<PathBuf>)]
+    /// Where the node keeps its identity and what it knows of the cache.
+    ///
+    /// Without this key: /var/lib/labmesh/state, or ~/.local/share/labmesh/state for a node that does not run as root.
+    /// Two nodes must not share it.
+    #[arg(long, env = "LABMESH_STATE", hide_env_values = true, value_name = "DIR", value_parser = read::<PathBuf>)]
     #[serde(deserialize_with = "one")]
     pub state: Option<PathBuf>,
-    /// The name of the mesh: nodes of one name find each other and share images. Letters, digits and hyphens.
-    #[arg(long, env = "LABMESH_MESH", value_name = "NAME", value_parser = read::<Label>)]
+    /// The name of the mesh.
+    ///
+    /// Nodes of one name find each other and share images. Letters, digits and hyphens.
+    #[arg(long, env = "LABMESH_MESH", hide_env_values = true, value_name = "NAME", value_parser = read::<Label>)]
     #[serde(deserialize_with = "one")]
     pub mesh: Option<Label>,
-    /// A file with the key of the mesh: one line of at least 16 characters, the same on every node. Nodes without it
-    /// stay outside. Weights over 60 need one.
-    #[arg(long, env = "LABMESH_KEY", value_name = "FILE", value_parser = read::<PathBuf>)]
+    /// A file with the key of the mesh.
+    ///
+    /// One line of at least 16 characters, the same on every node. Nodes without it stay outside. Weights over 60 need
+    /// one.
+    #[arg(long, env = "LABMESH_KEY", hide_env_values = true, value_name = "FILE", value_parser = read::<PathBuf>)]
     #[serde(deserialize_with = "one")]
     pub key: Option<PathBuf>,
-    /// What people call this node. Without this key: its host name.
-    #[arg(long, env = "LABMESH_NAME", value_name = "NODE", value_parser = read::<Label>)]
+    /// What people call this node.
+    ///
+    /// Without this key: its host name.
+    #[arg(long, env = "LABMESH_NAME", hide_env_values = true, value_name = "NODE", value_parser = read::<Label>)]
     #[serde(deserialize_with = "one")]
     pub name: Option<Label>,
-    /// The address to listen on and to speak from; all addresses if neither this nor `interface` is set.
-    #[arg(long, env = "LABMESH_BIND", value_name = "IP", conflicts_with = "interface", value_parser = read::<IpAddr>)]
+    /// The address to listen on and to speak from.
+    ///
+    /// All addresses if neither this nor `interface` is set.
+    #[arg(
+        long, env = "LABMESH_BIND", hide_env_values = true,
+        value_name = "IP", conflicts_with = "interface", value_parser = read::<IpAddr>
+    )]
     #[serde(deserialize_with = "one")]
     pub bind: Option<IpAddr>,
-    /// The network interface to use, for a PC with several: as `bind` with the interface's first address.
-    #[arg(long, env = "LABMESH_INTERFACE", value_name = "IF", value_parser = read::<String>)]
+    /// The network interface to find others on, for a PC with several.
+    #[arg(long, env = "LABMESH_INTERFACE", hide_env_values = true, value_name = "IF", value_parser = read::<String>)]
     #[serde(deserialize_with = "one")]
     pub interface: Option<String>,
-    /// How willing this node is to be master, 0 to 99: 60 server, 50 usual, 40 laptop, 30 wireless, 10 live or PXE
-    /// boot, 0 never.
-    #[arg(long, env = "LABMESH_WEIGHT", value_name = "N", value_parser = read::<Weight>)]
+    /// How willing this node is to be master, 0 to 99.
+    ///
+    /// 60 server, 50 usual, 40 laptop, 30 wireless, 10 live or PXE boot, 0 never.
+    #[arg(long, env = "LABMESH_WEIGHT", hide_env_values = true, value_name = "N", value_parser = read::<Weight>)]
     #[serde(deserialize_with = "one")]
     pub weight: Option<Weight>,
-    /// Which switch this node hangs on; nodes of one site fetch from each other first. Leave it out if there is one.
-    #[arg(long, env = "LABMESH_SITE", value_name = "S", value_parser = read::<Label>)]
+    /// Which switch this node hangs on.
+    ///
+    /// Nodes of one site fetch from each other first. Leave it out if there is only one switch.
+    #[arg(long, env = "LABMESH_SITE", hide_env_values = true, value_name = "S", value_parser = read::<Label>)]
     #[serde(deserialize_with = "one")]
     pub site: Option<Label>,
-    /// Another node, for networks without multicast: 10.1.2.3, 10.1.2.3:6970 or /ip4/10.1.2.3/tcp/6970. May be given
-    /// several times.
-    #[arg(long, env = "LABMESH_JOIN", value_name = "ADDR", value_delimiter = ',', value_parser = read::<Join>)]
+    /// Another node, for networks without multicast.
+    ///
+    /// 10.1.2.3, 10.1.2.3:6970 or /ip4/10.1.2.3/tcp/6970. There may be several.
+    #[arg(
+        long, env = "LABMESH_JOIN", hide_env_values = true,
+        value_name = "ADDR", value_delimiter = ',', value_parser = read::<Join>
+    )]
     #[serde(deserialize_with = "several")]
     pub join: Option<Vec<Join>>,
-    /// Tracker (HTTP and UDP) and pages.
-    #[arg(long, env = "LABMESH_HTTP_PORT", value_name = "PORT", value_parser = read::<u16>)]
+    /// The port of tracker (HTTP and UDP) and pages.
+    #[arg(long, env = "LABMESH_HTTP_PORT", hide_env_values = true, value_name = "PORT", value_parser = read::<u16>)]
     #[serde(deserialize_with = "one")]
     pub http_port: Option<u16>,
-    /// Where BitTorrent peers connect.
-    #[arg(long, env = "LABMESH_PEER_PORT", value_name = "PORT", value_parser = read::<u16>)]
+    /// The port for BitTorrent peers.
+    #[arg(long, env = "LABMESH_PEER_PORT", hide_env_values = true, value_name = "PORT", value_parser = read::<u16>)]
     #[serde(deserialize_with = "one")]
     pub peer_port: Option<u16>,
-    /// What nodes say to each other (TCP), and heartbeats (UDP).
-    #[arg(long, env = "LABMESH_CONTROL_PORT", value_name = "PORT", value_parser = read::<u16>)]
+    /// The port for what nodes say to each other (TCP) and heartbeats (UDP).
+    #[arg(
+        long, env = "LABMESH_CONTROL_PORT", hide_env_values = true,
+        value_name = "PORT", value_parser = read::<u16>
+    )]
     #[serde(deserialize_with = "one")]
     pub control_port: Option<u16>,
-    /// The mode of a `get` that names none: leecher (gives nothing while it takes), peer, or seeder (gives until told
-    /// to stop).
-    #[arg(long, env = "LABMESH_MODE", value_name = "M", value_parser = read::<Mode>)]
+    /// What a fetched image gives: leecher, peer or seeder.
+    ///
+    /// A leecher gives nothing while it takes, a peer what it has, a seeder goes on until told to stop. For a `get`
+    /// that says nothing else.
+    #[arg(long, env = "LABMESH_MODE", hide_env_values = true, value_name = "M", value_parser = read::<Mode>)]
     #[serde(deserialize_with = "one")]
     pub mode: Option<Mode>,
-    /// How long a fetched image is seeded: seconds, 90s, 10m, 2h, enough (until nobody misses a piece) or forever.
-    #[arg(long, env = "LABMESH_SEED_TIME", value_name = "T", value_parser = read::<SeedTime>)]
+    /// How long a fetched image is seeded.
+    ///
+    /// Seconds, 90s, 10m, 2h, enough (until nobody misses a piece) or forever.
+    #[arg(long, env = "LABMESH_SEED_TIME", hide_env_values = true, value_name = "T", value_parser = read::<SeedTime>)]
     #[serde(deserialize_with = "one")]
     pub seed_time: Option<SeedTime>,
-    /// How often the folders are read again, for file systems that do not tell of changes. At least 1s.
-    #[arg(long, env = "LABMESH_RESCAN_INTERVAL", value_name = "T", value_parser = read::<Duration>)]
+    /// How often the image folders are read again.
+    ///
+    /// For file systems that do not tell of changes. At least 1s.
+    #[arg(
+        long, env = "LABMESH_RESCAN_INTERVAL", hide_env_values = true,
+        value_name = "T", value_parser = read::<Duration>
+    )]
     #[serde(deserialize_with = "one")]
     pub rescan_interval: Option<Duration>,
-    /// Track any torrent that a client announces, not only those of the catalogue.
-    #[arg(long, env = "LABMESH_OPEN_TRACKER", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+    /// Track any torrent, not only those of the catalogue.
+    #[arg(long, env = "LABMESH_OPEN_TRACKER", hide_env_values = true, num_args = 0..=1, require_equals = true, default_missing_value = "true",
         value_name = "BOOL", value_parser = read::<bool>)]
     #[serde(deserialize_with = "one")]
     pub open_tracker: Option<bool>,
     /// Which files are images, by the end of their names.
-    #[arg(long, env = "LABMESH_EXTENSIONS", value_name = "EXT", value_delimiter = ',', hide_short_help = true,
+    #[arg(long, env = "LABMESH_EXTENSIONS", hide_env_values = true, value_name = "EXT", value_delimiter = ',', hide_short_help = true,
         value_parser = read::<Extension>)]
     #[serde(deserialize_with = "several")]
     pub extensions: Option<Vec<Extension>>,
     /// Memory for pieces that are on their way, at least 64 MiB.
-    #[arg(long, env = "LABMESH_PIECE_BUFFER", value_name = "SIZE", hide_short_help = true,
+    #[arg(long, env = "LABMESH_PIECE_BUFFER", hide_env_values = true, value_name = "SIZE", hide_short_help = true,
         value_parser = read::<bytesize::ByteSize>)]
     #[serde(deserialize_with = "one")]
     pub piece_buffer: Option<bytesize::ByteSize>,
     /// Who may use the local socket, as file permissions.
-    #[arg(long, env = "LABMESH_SOCKET_MODE", value_name = "OCTAL", hide_short_help = true,
+    #[arg(long, env = "LABMESH_SOCKET_MODE", hide_env_values = true, value_name = "OCTAL", hide_short_help = true,
         value_parser = read::<FileMode>)]
     #[serde(deserialize_with = "one")]
     pub socket_mode: Option<FileMode>,
-    /// The group of the local socket, by name or number; with socket_mode = "0660" its members may use it.
-    #[arg(long, env = "LABMESH_SOCKET_GROUP", value_name = "GROUP", hide_short_help = true,
+    /// The group of the local socket, by name or number.
+    ///
+    /// With socket_mode = "0660" its members may use it.
+    #[arg(long, env = "LABMESH_SOCKET_GROUP", hide_env_values = true, value_name = "GROUP", hide_short_help = true,
         value_parser = read::<String>)]
     #[serde(deserialize_with = "one")]
     pub socket_group: Option<String>,
@@ -174,8 +215,7 @@ impl Settings {
         if size > FILE_BYTES_MAX {
             bail!("the configuration {shown} has {size} bytes, at most {FILE_BYTES_MAX} are read");
         }
-        let text =
-            std::fs::read_to_string(path).with_context(|| format!("cannot read the configuration {shown}"))?;
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the configuration {shown}"))?;
         toml::from_str(&text).map_err(|e| anyhow::anyhow!("in {shown}: {}", e.to_string().trim_end()))
     }
 
@@ -222,7 +262,8 @@ impl Settings {
     }
 
     fn defaults() -> Self {
-        let lines = DEFAULTS.iter().filter(|(_, _, active)| *active).map(|(key, value, _)| format!("{key} = {value}\n"));
+        let lines =
+            DEFAULTS.iter().filter(|(_, _, active)| *active).map(|(key, value, _)| format!("{key} = {value}\n"));
         toml::from_str(&lines.collect::<String>()).expect("the built-in defaults parse; a test prints and reads them")
     }
 }
@@ -242,7 +283,7 @@ pub fn printed_default() -> String {
             .and_then(|arg| arg.get_long_help().or_else(|| arg.get_help()))
             .map_or_else(|| SOCKET_COMMENT.to_owned(), ToString::to_string);
         text.push('\n');
-        for line in wrapped(&comment, 98) {
+        for line in wrapped(&format!("{}.", comment.trim_end_matches('.')), 98) {
             text.push_str(&format!("# {line}\n"));
         }
         text.push_str(&format!("{}{key} = {value}\n", if *active { "" } else { "# " }));
@@ -284,7 +325,7 @@ pub struct Config {
     pub key: Option<MeshKey>,
     /// This node's name, not unique.
     pub name: String,
-    /// The address to listen on and to speak from; that of `interface` if one is named.
+    /// The address to listen on and to speak from; `None` if `interface` is named.
     pub bind: Option<IpAddr>,
     /// The interface, if one is named.
     pub interface: Option<String>,
@@ -360,7 +401,10 @@ impl Config {
         }
         let piece_buffer = s.piece_buffer.expect(WHY).as_u64();
         if piece_buffer < u64::from(labmesh_proto::config::PIECE_BYTES_MAX) {
-            bail!("piece_buffer is {}, it must be at least 64 MiB (one piece of the largest kind)", s.piece_buffer.expect(WHY));
+            bail!(
+                "piece_buffer is {}, it must be at least 64 MiB (one piece of the largest kind)",
+                s.piece_buffer.expect(WHY)
+            );
         }
         let rescan_interval = s.rescan_interval.expect(WHY);
         if rescan_interval < Duration::from_secs(1) {
@@ -371,10 +415,9 @@ impl Config {
             bail!("http_port {}, peer_port {} and control_port {} must differ", ports[0], ports[1], ports[2]);
         }
         let [http_port, peer_port, control_port] = ports;
-        let bind = match &s.interface {
-            Some(interface) => Some(values::address_of(interface)?),
-            None => s.bind,
-        };
+        if let Some(interface) = &s.interface {
+            values::check_interface(interface)?;
+        }
         let absolute = |path: PathBuf| std::path::absolute(&path).with_context(|| format!("bad path {path:?}"));
         let cache = s.cache.map_or_else(|| data_folder("images"), Ok)?;
         let state = s.state.map_or_else(|| data_folder("state"), Ok)?;
@@ -385,7 +428,7 @@ impl Config {
             mesh: s.mesh.expect(WHY).to_string(),
             key,
             name: s.name.unwrap_or_else(Label::of_host).to_string(),
-            bind,
+            bind: s.bind,
             interface: s.interface,
             weight,
             site: s.site.map(|site| site.to_string()).unwrap_or_default(),
@@ -434,7 +477,10 @@ fn user_socket() -> Option<PathBuf> {
 
 /// Where a command looks for the local node if no socket is named, in this order.
 pub fn socket_candidates() -> Vec<PathBuf> {
-    [Some(PathBuf::from(SYSTEM_SOCKET)), user_socket(), data_folder("control.sock").ok()].into_iter().flatten().collect()
+    [Some(PathBuf::from(SYSTEM_SOCKET)), user_socket(), data_folder("control.sock").ok()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 #[cfg(test)]
@@ -463,7 +509,9 @@ mod tests {
 
     #[test]
     fn the_examples_in_the_printed_default_are_good_values() {
-        let all = printed_default().lines().map(|l| l.strip_prefix("# ").filter(|l| l.contains(" = ")).unwrap_or(l).to_owned() + "\n").collect::<String>();
+        let all = DEFAULTS.iter().fold(printed_default(), |text, (key, _, _)| {
+            text.replace(&format!("\n# {key} = "), &format!("\n{key} = "))
+        });
         let settings: Settings = toml::from_str(&all).unwrap();
         assert_eq!(settings.key.as_deref(), Some(Path::new("/etc/labmesh/mesh.key")));
         assert_eq!(DEFAULTS.len(), 23, "every key of Settings has a line in the printed default");

@@ -384,9 +384,15 @@ impl Driver {
         self.carry_out();
         while !self.farewell {
             let wake = self.node.poll_timeout().map_or(ADDRESS_EVERY, |(at, _)| at.since(now()));
+            // A timer of the runtime ends at its next tick, so an overdue deadline must not wait for one.
+            if wake.is_zero() {
+                self.node.handle_timeout(now());
+                self.carry_out();
+                continue;
+            }
             tokio::select! {
                 biased;
-                () = tokio::time::sleep(wake) => self.node.handle_timeout(now()),
+                () = tokio::time::sleep(wake) => {}
                 input = self.control.next() => self.node.handle_input(now(), input),
                 _ = &mut stopped, if !stopping => {
                     stopping = true;

@@ -239,7 +239,8 @@ fn percent(done: u64, all: u64) -> f64 {
 impl Status {
     /// `path` says where the copy of an image of that name lies.
     pub fn new(mesh: &str, status: &node::Status, path: impl Fn(&str) -> std::path::PathBuf) -> Self {
-        let image_of = |hash| status.images.iter().find(|image| image.info_hash == hash).map(|image| image.name.clone());
+        let image_of =
+            |hash| status.images.iter().find(|image| image.info_hash == hash).map(|image| image.name.clone());
         let doing = |t: &labmesh_proto::wire::control::TransferReport| Doing {
             image: image_of(t.info_hash),
             info_hash: t.info_hash.to_string(),
@@ -308,13 +309,18 @@ impl Status {
 impl Node {
     fn doing(&self) -> String {
         let busy = self.transfers.iter().find(|t| t.percent < 100.0).or_else(|| self.transfers.first());
-        busy.map_or_else(|| "-".to_owned(), |t| {
-            let image = t.image.as_deref().unwrap_or(&t.info_hash[..8.min(t.info_hash.len())]);
-            match t.state {
-                TransferState::Fetching | TransferState::Waiting => format!("{} {:.0} % {image}", state(t.state), t.percent.floor()),
-                _ => format!("{} {image}", state(t.state)),
-            }
-        })
+        busy.map_or_else(
+            || "-".to_owned(),
+            |t| {
+                let image = t.image.as_deref().unwrap_or(&t.info_hash[..8.min(t.info_hash.len())]);
+                match t.state {
+                    TransferState::Fetching | TransferState::Waiting => {
+                        format!("{} {:.0} % {image}", state(t.state), t.percent.floor())
+                    }
+                    _ => format!("{} {image}", state(t.state)),
+                }
+            },
+        )
     }
 }
 
@@ -466,9 +472,7 @@ impl Table {
             let cells: Vec<String> = widths
                 .iter()
                 .zip(row)
-                .map(|(width, cell)| {
-                    console::pad_str(cell, *width, console::Alignment::Left, Some("~")).into_owned()
-                })
+                .map(|(width, cell)| console::pad_str(cell, *width, console::Alignment::Left, Some("~")).into_owned())
                 .collect();
             cells.join(&" ".repeat(GAP)).trim_end().to_owned() + "\n"
         };
@@ -546,7 +550,8 @@ mod tests {
             assert!(!json["nodes"][0][field].is_null(), "{field}");
         }
         let transfer = &json["transfers"][0];
-        for field in ["image", "info_hash", "mode", "state", "percent", "down_bps", "up_bps", "downloaded", "uploaded"] {
+        for field in ["image", "info_hash", "mode", "state", "percent", "down_bps", "up_bps", "downloaded", "uploaded"]
+        {
             assert!(!transfer[field].is_null(), "{field}");
         }
         assert_eq!(transfer["seed_left_s"], 41);

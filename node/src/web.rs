@@ -8,7 +8,7 @@
 //! queries and answers (`labmesh_proto::wire::http_tracker`).
 
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -31,9 +31,9 @@ use crate::view;
 
 mod page;
 
-/// How long the mind may take: an announce at a follower goes to the master and back, a torrent to a holder and back,
-/// and both outlast a change of master.
-const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// How long the mind may take: an announce at a follower goes to the master and back, a torrent comes from a holder,
+/// perhaps the third that is asked, and both outlast a change of master.
+const ANSWER_WITHIN: Duration = Duration::from_secs(8);
 /// What bttrack says when it has no such torrent.
 const NOT_HERE: &str = "your file may exist elsewhere in the universe\nbut alas, not here\n";
 /// What bttrack says before it says what was wrong.
@@ -47,19 +47,28 @@ const PAGE_POLICY: HeaderValue =
 #[derive(Clone, Copy, Debug)]
 pub struct ReachedAt(pub SocketAddr);
 
+/// What the mesh is called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mesh {
+    /// By people.
+    pub name: String,
+    /// By browsers, without port: `labmesh.local`.
+    pub host: String,
+}
+
 /// What the pages need to know of their node.
 #[derive(Debug)]
 pub struct Site {
     handle: Handle,
-    mesh: String,
+    mesh: Mesh,
     counters: Arc<Counters>,
     /// The latest page and what it shows: a hundred browsers cost one rendering.
     page: Mutex<Option<(Arc<Status>, Bytes)>>,
 }
 
 impl Site {
-    /// The pages of the node behind `handle`, in the mesh of that name.
-    pub fn new(handle: Handle, mesh: String, counters: Arc<Counters>) -> Self {
+    /// The pages of the node behind `handle`.
+    pub fn new(handle: Handle, mesh: Mesh, counters: Arc<Counters>) -> Self {
         Self { handle, mesh, counters, page: Mutex::new(None) }
     }
 
@@ -75,7 +84,7 @@ impl Site {
             Reply::Refused(_) | Reply::Started(_) | Reply::Done | Reply::AlreadyHere(_) => return Ok(not_here()),
         };
         let name = status.images.iter().find(|i| i.info_hash == image).map_or(metainfo.name(), |i| &i.name);
-        let tiers = tiers(&status.trackers, &self.mesh, reached_at.0);
+        let tiers = tiers(&status.trackers, &self.mesh.host, reached_at.0);
         let headers = [
             (header::CONTENT_TYPE, "application/x-bittorrent".to_owned()),
             (header::CONTENT_DISPOSITION, attachment(name)),
@@ -142,7 +151,7 @@ async fn index(State(site): Shared) -> Result<Response, Unanswered> {
     let html = match &*latest {
         Some((shown, html)) if Arc::ptr_eq(shown, &status) => html.clone(),
         _ => {
-            let html = Bytes::from(page::status(&status, &site.mesh));
+            let html = Bytes::from(page::status(&status, &site.mesh.name));
             *latest = Some((status, html.clone()));
             html
         }
@@ -215,13 +224,13 @@ async fn image(
 }
 
 async fn prometheus(State(site): Shared) -> Result<Response, Unanswered> {
-    let text = metrics::text(&*site.status().await?, &site.mesh, &site.counters);
+    let text = metrics::text(&*site.status().await?, &site.mesh.name, &site.counters);
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
 }
 
 async fn api_status(State(site): Shared) -> Result<Response, Unanswered> {
     // Where the cache lies on this machine is nobody's business: a path is told as the name of the image.
-    Ok(json(&view::Status::new(&site.mesh, &*site.status().await?, |name| name.into())))
+    Ok(json(&view::Status::new(&site.mesh.name, &*site.status().await?, |name| name.into())))
 }
 
 async fn api_images(State(site): Shared) -> Result<Response, Unanswered> {
@@ -242,21 +251,28 @@ fn named<'a>(images: &'a [ImageStatus], name: &str) -> Vec<&'a ImageStatus> {
 
 /// One tier an address (BEP 12), so that clients try them in this order: the present master, the deputies, this node
 /// as the client reached it; last the mesh's host name, for those who can resolve it.
-fn tiers(trackers: &[SocketAddr], mesh: &str, reached_at: SocketAddr) -> Vec<Vec<String>> {
+fn tiers(trackers: &[SocketAddr], host: &str, reached_at: SocketAddr) -> Vec<Vec<String>> {
     let mut addresses = Vec::with_capacity(trackers.len() + 1);
     for &tracker in trackers.iter().filter(|a| !a.ip().is_unspecified()) {
         if !addresses.contains(&tracker) {
             addresses.push(tracker);
         }
     }
-    // A loopback address means another machine to whoever carries the torrent there.
-    if !addresses.contains(&reached_at) && (addresses.is_empty() || !reached_at.ip().is_loopback()) {
+    if addresses.is_empty() || (is_portable(reached_at.ip()) && !addresses.contains(&reached_at)) {
         addresses.push(reached_at);
     }
     let port = addresses[0].port();
     let mut tiers: Vec<_> = addresses.iter().map(|a| vec![format!("http://{a}/announce")]).collect();
-    tiers.push(vec![format!("http://{mesh}.local:{port}/announce")]);
+    tiers.push(vec![format!("http://{host}:{port}/announce")]);
     tiers
+}
+
+/// Whether an address means the same machine to whoever carries a torrent elsewhere.
+fn is_portable(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => !ip.is_loopback(),
+        IpAddr::V6(ip) => !ip.is_loopback() && !ip.is_unicast_link_local(),
+    }
 }
 
 /// `Content-Disposition` that suggests `NAME.torrent`: for old programs in plain characters, for others in full
@@ -290,4 +306,43 @@ fn bencoded(body: Vec<u8>) -> Response {
 
 fn not_here() -> Response {
     (StatusCode::NOT_FOUND, NOT_HERE).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check_tiers(trackers: &[&str], reached_at: &str, expected: &[&str]) {
+        let trackers: Vec<_> = trackers.iter().map(|a| a.parse().unwrap()).collect();
+        let got = tiers(&trackers, "labmesh.local", reached_at.parse().unwrap());
+        let expected: Vec<_> = expected.iter().map(|a| vec![format!("http://{a}/announce")]).collect();
+        assert_eq!(got, expected);
+    }
+
+    #[test]
+    fn each_tracker_has_a_tier_and_the_host_name_is_last() {
+        let (a, b) = ("10.0.0.1:6969", "10.0.0.2:7000");
+        check_tiers(&[a, b, a], b, &[a, b, "labmesh.local:6969"]);
+        check_tiers(&[b], a, &[b, a, "labmesh.local:7000"]);
+        check_tiers(&["0.0.0.0:6969"], a, &[a, "labmesh.local:6969"]);
+        check_tiers(&[a], "[2001:db8::1]:6969", &[a, "[2001:db8::1]:6969", "labmesh.local:6969"]);
+    }
+
+    #[test]
+    fn addresses_that_mean_nothing_elsewhere_are_used_only_if_there_is_no_other() {
+        let (a, here) = ("10.0.0.1:6969", "127.0.0.1:6969");
+        check_tiers(&[a], here, &[a, "labmesh.local:6969"]);
+        check_tiers(&[a], "[fe80::1]:6969", &[a, "labmesh.local:6969"]);
+        check_tiers(&[], here, &[here, "labmesh.local:6969"]);
+    }
+
+    #[test]
+    fn a_file_name_cannot_leave_its_header_nor_its_folder() {
+        let header = attachment("ou1/a\"\r\nX: é.img");
+        assert_eq!(
+            header,
+            "attachment; filename=\"a___X_ _.img.torrent\"; filename*=UTF-8''a%22%0D%0AX%3A%20%C3%A9%2Eimg.torrent"
+        );
+    }
 }

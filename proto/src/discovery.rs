@@ -29,6 +29,8 @@ const BACKOFF: Duration = Duration::from_millis(250);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// A dial that nothing was heard of has failed: longer than the driver's own timeout.
 const DIAL_PATIENCE: Duration = Duration::from_secs(10);
+/// A dial that is out for so long was begun into a cut, and its next retransmission is seconds away.
+const STALE_DIAL: Duration = Duration::from_secs(1);
 /// How long a follower that lost its master waits before it browses: most have a new one by then, and three hundred
 /// nodes that browse at once do not find each other (measured).
 const BROWSE_AFTER: Duration = Duration::from_secs(1);
@@ -185,10 +187,9 @@ impl Discovery {
             Input::Found { node: None, addr } => self.on_join(addr),
             Input::Found { node: Some(node), addr } => self.sight(node, addr),
             Input::Beat { node, addr } => {
-                if self.known.get(&node).is_some_and(|known| known.addr == addr) {
+                if !self.on_beat(now, node, addr) {
                     return;
                 }
-                self.sight(node, addr);
             }
             Input::Up { node, addr } => self.on_up(node, addr),
             Input::Down(node) => self.on_down(now, node),
@@ -228,6 +229,21 @@ impl Discovery {
     fn on_join(&mut self, addr: SocketAddr) {
         if self.joins.len() < JOIN_MAX && !self.joins.iter().any(|join| join.addr == addr) {
             self.joins.push(Join { addr, node: None, attempts: Attempts::default() });
+        }
+    }
+
+    /// Whether the heartbeat changes anything: a new address, or one that seemed dead.
+    fn on_beat(&mut self, now: Time, node: NodeId, addr: SocketAddr) -> bool {
+        match self.known.get_mut(&node) {
+            Some(known) if known.addr == addr && (known.up || !known.attempts.is_stale(now)) => false,
+            Some(known) if known.addr == addr => {
+                known.attempts = Attempts::default();
+                true
+            }
+            _ => {
+                self.sight(node, addr);
+                true
+            }
         }
     }
 
@@ -311,6 +327,13 @@ impl Discovery {
 
     fn on_standing(&mut self, now: Time, standing: Standing) {
         let before = std::mem::replace(&mut self.standing, standing);
+        if let Standing::Following(master) = standing
+            && let Some(known) = self.known.get_mut(&master)
+            && !known.up
+            && known.attempts.is_stale(now)
+        {
+            known.attempts = Attempts::default();
+        }
         match standing {
             Standing::Starting => self.show(true, false),
             Standing::Following(_) => self.show(false, false),
@@ -446,6 +469,12 @@ impl Attempts {
         self.dialing = true;
         self.next = now + DIAL_PATIENCE;
         true
+    }
+
+    /// Whether waiting any longer makes no sense once the other side was heard: dials failed, or one is out that was
+    /// begun long before.
+    fn is_stale(&self, now: Time) -> bool {
+        self.failures > 0 || (self.dialing && self.next <= now + DIAL_PATIENCE - STALE_DIAL)
     }
 
     /// Doubles the wait; between one half and the whole of it by chance, so that nodes do not dial in step.

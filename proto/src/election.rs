@@ -228,8 +228,11 @@ pub struct Election {
     /// Other live members.
     members: Vec<(NodeId, Weight)>,
     succession: Vec<NodeId>,
+    /// What this node's own heartbeats say.
     roster_version: u64,
     catalogue_version: u64,
+    /// What the obeyed master's say.
+    heard_versions: Option<(u64, u64)>,
     /// Who gets relayed heartbeats, until when.
     relays: Vec<(NodeId, Time)>,
     nudge_at: Time,
@@ -272,6 +275,7 @@ impl Election {
             succession: Vec::new(),
             roster_version: 0,
             catalogue_version: 0,
+            heard_versions: None,
             relays: Vec::new(),
             nudge_at: now,
             ruled: false,
@@ -304,6 +308,8 @@ impl Election {
             }
             Input::Gone(node) => self.on_gone(now, node),
             Input::Members(members) => self.on_members(members),
+            // A solo would list whom it meets ahead of itself, and so would they.
+            Input::Succession(_) if self.role() == Role::Solo => {}
             Input::Succession(list) => {
                 self.succession = list;
                 self.succession.truncate(SUCCESSION);
@@ -515,9 +521,10 @@ impl Election {
         self.highest = beat.epoch;
         self.newest = Some(*beat);
         self.persist(beat.epoch.term);
-        self.state = State::Follower(Follower::new(now, beat.epoch, direct));
+        self.state = State::Follower(Follower::new(now, beat, direct));
         self.outputs.push_back(Output::Following { epoch: beat.epoch });
         self.hand_over(beat.epoch.node);
+        self.heard_versions = None;
         self.tell_versions(beat);
     }
 
@@ -529,11 +536,10 @@ impl Election {
     }
 
     fn tell_versions(&mut self, beat: &Beat) {
-        let Beat { roster, catalogue, .. } = *beat;
-        if (roster, catalogue) != (self.roster_version, self.catalogue_version) {
-            self.roster_version = roster;
-            self.catalogue_version = catalogue;
-            self.outputs.push_back(Output::Versions { roster, catalogue });
+        let versions = Some((beat.roster, beat.catalogue));
+        if beat.is_real() && versions != self.heard_versions {
+            self.heard_versions = versions;
+            self.outputs.push_back(Output::Versions { roster: beat.roster, catalogue: beat.catalogue });
         }
     }
 
@@ -583,7 +589,7 @@ impl Election {
 
     fn tell_role(&mut self) {
         let role = self.role();
-        if role != self.told {
+        if role != self.told && !matches!(self.state, State::Left) {
             self.told = role;
             self.outputs.push_back(Output::Role(role));
         }

@@ -64,6 +64,9 @@ pub struct Node {
     touched: Vec<usize>,
     /// Who waits for which torrent.
     wanted: Vec<(InfoHash, WantedBy)>,
+    /// Commands that name an image which is not known yet, and the one that is tried for the last time.
+    early: VecDeque<commands::Early>,
+    last_try: Option<RequestId>,
     holdings_version: u64,
     /// Announces of clients that were passed on to the master, until it answers.
     passed_on: VecDeque<mesh::PassedOn>,
@@ -91,6 +94,8 @@ impl Node {
             armed: Vec::new(),
             touched: Vec::new(),
             wanted: Vec::new(),
+            early: VecDeque::new(),
+            last_try: None,
             // Never one that an earlier life of this node has used for other holdings.
             holdings_version: rng.next_u64() >> 16,
             passed_on: VecDeque::new(),
@@ -188,6 +193,7 @@ impl Node {
             }
         }
         self.answer_overdue(now);
+        self.retry_early(now, false);
         self.settle(now);
     }
 
@@ -208,6 +214,7 @@ impl Node {
             self.torrents.poll_timeout(),
             self.board.poll_timeout(),
             self.passed_on_timeout(),
+            self.early.front().map(|early| (early.until(), "command waits for the catalogue")),
             swarm,
         ];
         parts.into_iter().flatten().min_by_key(|(at, _)| *at)

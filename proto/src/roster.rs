@@ -186,7 +186,7 @@ impl Roster {
                 self.greet(epoch.node);
             }
             Input::Leaderless => self.place = Place::Alone,
-            Input::Up { node, addr } => self.on_up(now, node, addr),
+            Input::Up { node, addr } => self.on_up(node, addr),
             Input::Down(node) => self.on_down(now, node),
             Input::Heard(node) => self.on_heard(now, node),
             Input::Hello { from, member, protocol, beat } => self.on_hello(now, from, member, protocol, beat),
@@ -362,26 +362,25 @@ impl Roster {
         }
     }
 
+    /// Any word shows that a member lives; but only its greeting shows that it follows this master.
     fn on_heard(&mut self, now: Time, node: NodeId) {
-        if !matches!(self.place, Place::Leading { .. }) {
-            return;
-        }
-        let Some(row) = self.table.get_mut(&node) else { return };
-        row.heard = now;
-        let counted = std::mem::replace(&mut row.counted, true);
-        if self.set_live(now, node, true) || !counted {
-            self.publish();
+        if let Some(row) = self.table.get_mut(&node).filter(|row| row.entry.live) {
+            row.heard = now;
         }
     }
 
-    fn on_up(&mut self, now: Time, node: NodeId, addr: IpAddr) {
+    fn on_up(&mut self, node: NodeId, addr: IpAddr) {
         if self.addresses.len() < NODES_MAX {
             self.addresses.insert(node, addr);
         }
+        // A solo greets whom it meets, so that both know the weights; a master greets strangers, whose answer is the
+        // heartbeat of the master that they follow.
+        let stranger = self.table.get(&node).is_none_or(|row| !row.counted);
         match self.place {
             Place::Alone => self.greet(node),
             Place::Following { epoch, .. } if epoch.node == node => self.greet(node),
-            Place::Leading { .. } | Place::Following { .. } => self.on_heard(now, node),
+            Place::Leading { .. } if stranger => self.greet(node),
+            Place::Leading { .. } | Place::Following { .. } => {}
         }
     }
 
@@ -426,12 +425,8 @@ impl Roster {
         }
     }
 
-    /// Returns whether that was a change.
-    fn set_live(&mut self, now: Time, node: NodeId, live: bool) -> bool {
-        let Some(row) = self.table.get_mut(&node) else { return false };
-        if row.entry.live == live {
-            return false;
-        }
+    fn set_live(&mut self, now: Time, node: NodeId, live: bool) {
+        let Some(row) = self.table.get_mut(&node).filter(|row| row.entry.live != live) else { return };
         row.entry.live = live;
         if live {
             row.heard = now;
@@ -440,7 +435,6 @@ impl Roster {
         }
         self.touch(node);
         self.outputs.push_back(if live { Output::MemberUp(node) } else { Output::MemberDown(node) });
-        true
     }
 
     /// A member changed in a new version.

@@ -27,9 +27,12 @@ const HEAD_BYTES_MAX: usize = 16 * 1024;
 pub(super) async fn torrent(image: &str) -> anyhow::Result<Option<Vec<u8>>> {
     let scheme = image.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
     let bytes = match scheme.as_deref() {
-        Some("http") => timeout(PATIENCE, get(image)).await.with_context(|| format!("{image}: no answer in 10 s"))??,
+        Some("http") => {
+            timeout(PATIENCE, get(image)).await.with_context(|| format!("{image}: no answer in 10 s"))??
+        }
         Some("https") => {
-            let words = "https is not spoken here: use http, or fetch the .torrent with another program and give its path";
+            let words =
+                "https is not spoken here: use http, or fetch the .torrent with another program and give its path";
             return Err(Failure::new(Exit::Usage, format!("{image}: {words}")).into());
         }
         Some(scheme) => {
@@ -89,7 +92,8 @@ fn body(answer: &[u8]) -> anyhow::Result<Vec<u8>> {
         Some("404") => return Err(Failure::new(Exit::NoSuchImage, "the server has no such .torrent (404)").into()),
         _ => bail!("the server answers {status:?}"),
     }
-    let length = lines.filter_map(|line| line.split_once(':')).find(|(key, _)| key.eq_ignore_ascii_case("content-length"));
+    let length =
+        lines.filter_map(|line| line.split_once(':')).find(|(key, _)| key.eq_ignore_ascii_case("content-length"));
     if let Some(expected) = length.and_then(|(_, value)| value.trim().parse::<usize>().ok())
         && expected != body.len()
     {

@@ -33,7 +33,10 @@ pub struct Get {
     #[arg(long)]
     replace: bool,
     /// The mode and seed time, and the node that is run if none runs here.
-    #[command(flatten, next_help_heading = "Mode and seed time; the rest is for the node that is run if none runs here")]
+    #[command(
+        flatten,
+        next_help_heading = "Mode and seed time; the rest is for the node that is run if none runs here"
+    )]
     node: NodeArgs,
 }
 
@@ -213,7 +216,9 @@ async fn stay(out: Out, client: &mut Client, info_hash: &str) -> anyhow::Result<
         match transfer {
             Some(t) if t.state == TransferState::Seeding => {
                 if !told {
-                    let long = t.seed_left_s.map_or_else(|| "until Ctrl-C".to_owned(), |s| format!("for {s} s (Ctrl-C ends it)"));
+                    let long = t
+                        .seed_left_s
+                        .map_or_else(|| "until Ctrl-C".to_owned(), |s| format!("for {s} s (Ctrl-C ends it)"));
                     out.note(&format!("{} is seeded {long}", t.image));
                     told = true;
                 }

@@ -42,7 +42,8 @@ impl Inspect {
         if bad == 0 {
             return Ok(());
         }
-        let words = format!("{shown} is damaged: {bad} of {} pieces are not as they should be", metainfo.geometry().pieces());
+        let words =
+            format!("{shown} is damaged: {bad} of {} pieces are not as they should be", metainfo.geometry().pieces());
         Err(Failure::new(Exit::Damaged, words).into())
     }
 }
@@ -84,11 +85,14 @@ fn describe(out: Out, metainfo: &Metainfo, bad: Option<u32>) -> anyhow::Result<(
         ("comment", metainfo.comment().unwrap_or("-").to_owned()),
         ("trackers", if trackers.is_empty() { "-".to_owned() } else { trackers.join(" ") }),
         ("private", if metainfo.private() { "yes" } else { "no" }.to_owned()),
-        ("content", match bad {
-            None => "not checked".to_owned(),
-            Some(0) => "good, every piece".to_owned(),
-            Some(bad) => format!("damaged, {bad} bad pieces"),
-        }),
+        (
+            "content",
+            match bad {
+                None => "not checked".to_owned(),
+                Some(0) => "good, every piece".to_owned(),
+                Some(bad) => format!("damaged, {bad} bad pieces"),
+            },
+        ),
     ];
     for (key, value) in lines {
         let shown: String = value.chars().map(|c| if c.is_control() { '?' } else { c }).collect();

@@ -239,17 +239,16 @@ impl fmt::Debug for MeshKey {
     }
 }
 
-/// The first address of a network interface, IPv4 before IPv6.
-pub(super) fn address_of(interface: &str) -> anyhow::Result<IpAddr> {
-    let all = if_addrs::get_if_addrs().context("cannot list the network interfaces")?;
-    let mut addresses: Vec<IpAddr> = all.iter().filter(|i| i.name == interface).map(if_addrs::Interface::ip).collect();
-    addresses.sort_by_key(IpAddr::is_ipv6);
-    addresses.first().copied().with_context(|| {
-        let mut names: Vec<&str> = all.iter().map(|i| i.name.as_str()).collect();
-        names.sort_unstable();
-        names.dedup();
-        format!("interface {interface:?} has no address here (those with one: {})", names.join(", "))
-    })
+/// Whether there is such a network interface; it may get its address later.
+pub(super) fn check_interface(interface: &str) -> anyhow::Result<()> {
+    let all = std::fs::read_dir("/sys/class/net").context("cannot list the network interfaces")?;
+    let mut names: Vec<String> =
+        all.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).filter(|name| name != "lo").collect();
+    names.sort_unstable();
+    if interface != "lo" && !names.iter().any(|name| name == interface) {
+        bail!("no network interface {interface:?} here (there are: {})", names.join(", "));
+    }
+    Ok(())
 }
 
 macro_rules! values {

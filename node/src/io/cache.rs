@@ -32,9 +32,9 @@ mod listing;
 mod sidecar;
 
 pub use adding::{Add, AddError, Added, Placement, Step};
-pub use sidecar::read_torrent;
 use keeper::{Keeper, Message};
 use sidecar::Sidecars;
+pub use sidecar::read_torrent;
 
 /// Messages that wait for the keeper. Most only say "look again", so one that does not fit loses nothing.
 const MESSAGES_MAX: usize = 256;
@@ -124,7 +124,8 @@ impl Cache {
         let folders = self.0.folders.clone();
         let progress = Arc::new(progress);
         let placing = Arc::clone(&progress);
-        let name = spawn_blocking(move || adding::place(&folders, &add, &placing)).await.map_err(|_| AddError::Ended)??;
+        let name =
+            spawn_blocking(move || adding::place(&folders, &add, &placing)).await.map_err(|_| AddError::Ended)??;
         let (reply, done) = oneshot::channel();
         self.tell(Message::Adopt { name, progress, reply }).await?;
         done.await.map_err(|_| AddError::Ended)?

@@ -31,7 +31,7 @@ use tracing::{debug, info};
 
 use crate::driver::Handle;
 use crate::metrics::Counters;
-use crate::web::{self, ReachedAt, Site};
+use crate::web::{self, Mesh, ReachedAt, Site};
 
 mod udp;
 
@@ -89,7 +89,7 @@ pub fn serve(
     bind: IpAddr,
     port: u16,
     handle: Handle,
-    mesh: String,
+    mesh: Mesh,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<Server> {
     let (http, udp) = sockets(bind, port)?;
@@ -226,6 +226,8 @@ async fn connection(stream: TcpStream, client: SocketAddr, _seat: Seat, mut page
         router.call(request)
     });
     let mut http = http1::Builder::new();
+    // Some clients close their half once they have asked.
+    http.half_close(true);
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).max_buf_size(HEAD_BYTES_MAX);
     let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
     let ended = tokio::select! {

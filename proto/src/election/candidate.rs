@@ -107,8 +107,9 @@ impl Election {
 
     /// The lost master, its deputies, and three others by chance; of those, whom a connection reaches.
     pub(super) fn whom_to_ask(&mut self) -> Vec<NodeId> {
-        let mut asked = vec![self.highest.node];
-        asked.extend(self.succession.iter().filter(|node| **node != self.me));
+        let master = self.highest.node;
+        let mut asked = vec![master];
+        asked.extend(self.succession.iter().filter(|node| **node != self.me && **node != master));
         asked.retain(|node| self.up.contains(node));
         let mut others: Vec<NodeId> = self.up.iter().filter(|node| !asked.contains(node)).copied().collect();
         for _ in 0..ASK_RANDOM.min(others.len()) {
@@ -177,9 +178,10 @@ impl Election {
         self.state = State::Candidate(Candidate { phase: Phase::Waiting { until: now + wait }, deferred: 0 });
     }
 
-    /// A better candidate asks as well: it goes first.
+    /// A better candidate asks as well: it goes first. One of unknown weight may think the same of us.
     pub(super) fn defer(&mut self, now: Time, other: NodeId) {
-        if self.rank(other) < self.rank(self.me) {
+        let known = self.succession.contains(&other) || self.members.iter().any(|(member, _)| *member == other);
+        if known && self.rank(other) < self.rank(self.me) {
             self.step_back(now + OBJECTION + RANK_STEP);
         }
     }

@@ -15,8 +15,9 @@ const HELPERS: usize = 2;
 pub(super) struct Follower {
     pub(super) epoch: Epoch,
     lease_until: Time,
-    /// When a datagram of the master itself came last.
+    /// When a datagram of the master itself came last, and its number.
     direct_at: Option<Time>,
+    direct_seq: u64,
     /// When to ask for relays if no datagram comes.
     ask_at: Time,
     /// When to claim although the master has not yielded.
@@ -26,17 +27,25 @@ pub(super) struct Follower {
 }
 
 impl Follower {
-    pub(super) fn new(now: Time, epoch: Epoch, direct: bool) -> Self {
-        let mut follower =
-            Self { epoch, lease_until: now, direct_at: None, ask_at: now + BEAT_EVERY, force_at: None, rival: None };
-        follower.renew(now, direct);
+    pub(super) fn new(now: Time, beat: &Beat, direct: bool) -> Self {
+        let mut follower = Self {
+            epoch: beat.epoch,
+            lease_until: now,
+            direct_at: None,
+            direct_seq: 0,
+            ask_at: now + BEAT_EVERY,
+            force_at: None,
+            rival: None,
+        };
+        follower.renew(now, beat.seq, direct);
         follower
     }
 
-    fn renew(&mut self, now: Time, direct: bool) {
+    fn renew(&mut self, now: Time, seq: u64, direct: bool) {
         if direct {
             self.lease_until = now + LEASE;
             self.direct_at = Some(now);
+            self.direct_seq = seq;
             self.ask_at = now + HEARSAY;
         } else {
             self.lease_until = self.lease_until.max(now + HEARSAY);
@@ -59,10 +68,12 @@ impl Follower {
 impl Election {
     pub(super) fn hear_as_follower(&mut self, now: Time, beat: &Beat, direct: bool) {
         let news = self.is_news(beat);
+        let newest = self.newest.map_or(0, |newest| newest.seq);
         let State::Follower(follower) = &mut self.state else { return };
         if beat.epoch == follower.epoch {
-            if news {
-                follower.renew(now, direct);
+            // A relayed copy may overtake the datagram, which is first-hand news all the same.
+            if news || (direct && beat.seq == newest && beat.seq > follower.direct_seq) {
+                follower.renew(now, beat.seq, direct);
                 self.newest = Some(*beat);
                 if direct {
                     self.relay(now, beat);

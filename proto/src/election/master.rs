@@ -38,6 +38,7 @@ impl Election {
     pub(super) fn become_solo(&mut self, now: Time) {
         let epoch = Epoch { term: self.highest.term, node: self.me };
         self.ruled = true;
+        self.succession.clear();
         self.state = State::Master(Master { epoch, solo: true, seq: 0, members: 1, next_beat: now, raising: None });
         self.outputs.push_back(Output::BecameSolo);
         self.master_timeout(now);
@@ -145,7 +146,7 @@ impl Election {
         let State::Master(Master { epoch, .. }) = self.state else { return };
         self.say_goodbye(epoch, Some(successor));
         self.outputs.push_back(Output::LostMaster { epoch });
-        self.stand(now, LEASE + LEASE);
+        self.stand(now, LEASE);
     }
 
     /// A person wants `from` instead.

@@ -3,6 +3,7 @@
 //! Rule: a command is answered once. Words of a person become an info hash here; everything behind takes the hash.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Node, WantedBy};
 use crate::catalogue::lookup::Lookup;
@@ -12,6 +13,25 @@ use crate::io::{Command, Output, Refusal, Reply};
 use crate::swarm;
 use crate::torrents;
 use crate::wire::metainfo::Metainfo;
+
+/// How long a `get` waits for the catalogue to name its image: a heartbeat and two messages, under full load.
+const PATIENCE: Duration = Duration::from_millis(1500);
+/// Commands that wait like that; more are answered at once.
+const EARLY_MAX: usize = 64;
+
+/// A command that came before the news of its image.
+#[derive(Debug)]
+pub(super) struct Early {
+    id: RequestId,
+    until: Time,
+    command: Command,
+}
+
+impl Early {
+    pub(super) fn until(&self) -> Time {
+        self.until
+    }
+}
 
 /// How a person wants an image.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,9 +45,18 @@ pub(super) struct Wish {
 impl Node {
     pub(super) fn command(&mut self, now: Time, id: RequestId, command: Command) {
         let reply = match command {
-            Command::Get { image, mode, seed_time, replace } => {
-                self.find(&image).and_then(|(name, hash)| self.get(now, id, hash, self.wish(name, mode, seed_time, replace)))
-            }
+            Command::Get { image, mode, seed_time, replace } => match self.find(&image) {
+                // It may have been added on another node a moment ago.
+                Err(Refusal::NoSuchImage(_)) if self.early.len() < EARLY_MAX && !self.is_patient(id) => {
+                    let command = Command::Get { image, mode, seed_time, replace };
+                    self.early.push_back(Early { id, until: now + PATIENCE, command });
+                    Ok(None)
+                }
+                found => found.and_then(|(name, hash)| {
+                    let wish = self.wish(name, mode, seed_time, replace);
+                    self.get(now, id, hash, wish)
+                }),
+            },
             Command::GetTorrent { metainfo, mode, seed_time, replace } => {
                 let wish = self.wish(metainfo.name().to_owned(), mode, seed_time, replace);
                 self.get_torrent(now, metainfo, wish).map(Some)
@@ -55,6 +84,24 @@ impl Node {
             Ok(None) => {}
             Err(refusal) => self.reply(id, Reply::Refused(refusal)),
         }
+    }
+
+    /// Tries the commands again that named an image which nobody knew: something was added, or their time is over.
+    pub(super) fn retry_early(&mut self, now: Time, changed: bool) {
+        for _ in 0..self.early.len() {
+            let Some(early) = self.early.pop_front() else { return };
+            let Command::Get { image, .. } = &early.command else { continue };
+            if early.until <= now || (changed && !matches!(self.find(image), Err(Refusal::NoSuchImage(_)))) {
+                self.last_try = Some(early.id);
+                self.command(now, early.id, early.command);
+            } else {
+                self.early.push_back(early);
+            }
+        }
+    }
+
+    fn is_patient(&self, id: RequestId) -> bool {
+        self.last_try == Some(id)
     }
 
     pub(super) fn reply(&mut self, id: RequestId, reply: Reply) {

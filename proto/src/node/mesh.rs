@@ -319,6 +319,7 @@ impl Node {
                 for info_hash in added {
                     self.track(now, info_hash);
                 }
+                self.retry_early(now, true);
             }
             catalogue::Output::Holds { node, info_hash } => self.track_copy(now, node, info_hash),
             catalogue::Output::Dropped { node, info_hash } => {

@@ -144,7 +144,8 @@ pub(super) fn place(folders: &Folders, add: &Add, progress: &watch::Sender<Step>
     if !metadata.is_file() || metadata.len() == 0 {
         return Err(AddError::NotAFile(shown()));
     }
-    let cache = folders.cache.canonicalize().map_err(|error| AddError::Io { place: place_of(&folders.cache), error })?;
+    let cache =
+        folders.cache.canonicalize().map_err(|error| AddError::Io { place: place_of(&folders.cache), error })?;
     if let Some(name) = source.strip_prefix(&cache).ok().and_then(Path::to_str)
         && add.name.as_deref().is_none_or(|wanted| wanted == name)
     {
@@ -174,8 +175,9 @@ pub(super) fn place(folders: &Folders, add: &Add, progress: &watch::Sender<Step>
             Ok(())
         }
         Placement::Copy => copy(&source, &target, metadata.len(), progress),
-        Placement::Move => copy(&source, &target, metadata.len(), progress)
-            .and_then(|()| fs::remove_file(&source).map_err(failed)),
+        Placement::Move => {
+            copy(&source, &target, metadata.len(), progress).and_then(|()| fs::remove_file(&source).map_err(failed))
+        }
     };
     if placed.is_err() && !target.exists() {
         let _ = fs::remove_file(beside(&target, ".torrent"));
@@ -215,7 +217,8 @@ fn copy(source: &Path, target: &Path, size: u64, progress: &watch::Sender<Step>)
     if free < size {
         return Err(no_space(size - free));
     }
-    let mut from = File::open(source).map_err(|error| AddError::Unreadable { path: source.display().to_string(), error })?;
+    let mut from =
+        File::open(source).map_err(|error| AddError::Unreadable { path: source.display().to_string(), error })?;
     let mut to = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(folder).map_err(io)?;
     let mut done = 0;
     while done < size {

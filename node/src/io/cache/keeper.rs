@@ -384,7 +384,12 @@ impl Keeper {
         }
     }
 
-    fn adopt(&mut self, name: &str, progress: Arc<watch::Sender<Step>>, reply: oneshot::Sender<Result<Added, AddError>>) {
+    fn adopt(
+        &mut self,
+        name: &str,
+        progress: Arc<watch::Sender<Step>>,
+        reply: oneshot::Sender<Result<Added, AddError>>,
+    ) {
         self.look(true);
         let Some(known) = self.known.get_mut(name) else {
             let _ = reply.send(Err(AddError::Changed(name.to_owned())));

@@ -152,7 +152,8 @@ mod tests {
         for good in ["a.img", "ou1/win 10.img", "\u{e1}ula/im\u{e1}gen.img", "a..b/c..img"] {
             assert!(checked_name(good).is_some(), "{good}");
         }
-        for bad in ["", "/a.img", "../a.img", "a/../b.img", "a/b/c.img", "a//b", "a/", ".a.img", "a/.b.img", "a\nb.img"] {
+        for bad in ["", "/a.img", "../a.img", "a/../b.img", "a/b/c.img", "a//b", "a/", ".a.img", "a/.b.img", "a\nb.img"]
+        {
             assert!(checked_name(bad).is_none(), "{bad}");
         }
         assert!(checked_name(&"a".repeat(IMAGE_NAME_BYTES_MAX + 1)).is_none());

@@ -18,6 +18,7 @@ use tokio::time::timeout;
 
 use super::{CONNECTIONS_MAX, CONNECTIONS_PER_ADDRESS_MAX, Server, serve};
 use crate::driver::{Handle, Question};
+use crate::web::Mesh;
 
 /// More than any answer takes, and less than the patience of whoever runs the tests.
 const SOON: Duration = Duration::from_secs(20);
@@ -157,6 +158,10 @@ fn mind(World { torrents, status }: World) -> Handle {
     Handle::new(questions, broadcast::channel(1).0)
 }
 
+fn mesh() -> Mesh {
+    Mesh { name: "labmesh".to_owned(), host: "labmesh.local".to_owned() }
+}
+
 struct Port {
     server: Server,
     stop: oneshot::Sender<()>,
@@ -165,7 +170,7 @@ struct Port {
 fn port() -> Port {
     let (stop, stopped) = oneshot::channel::<()>();
     let shutdown = async move { drop(stopped.await) };
-    let server = serve(LOCALHOST.into(), 0, mind(world()), "labmesh".to_owned(), shutdown).unwrap();
+    let server = serve(LOCALHOST.into(), 0, mind(world()), mesh(), shutdown).unwrap();
     Port { server, stop }
 }
 
@@ -369,6 +374,19 @@ async fn a_connection_serves_several_requests() {
 }
 
 #[tokio::test]
+async fn old_clients_are_answered_in_their_protocol() {
+    // As ctorrent asks: HTTP/1.0 without a host, and then it only listens.
+    let port = port();
+    let mut stream = port.connect_from(LOCALHOST).await;
+    let request = format!("GET {} HTTP/1.0\r\n\r\n", announce_path(world().torrents[0].info_hash()));
+    stream.write_all(request.as_bytes()).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let answer = read_all(&mut stream).await;
+    assert!(answer.starts_with(b"HTTP/1.0 200 OK\r\n"), "{}", String::from_utf8_lossy(&answer));
+    assert!(split(&answer).2.starts_with(b"d8:completei1e"));
+}
+
+#[tokio::test]
 async fn heads_that_are_malformed_or_too_long_are_refused() {
     let port = port();
     let long = format!("GET / HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "y".repeat(64 * 1024));
@@ -450,7 +468,7 @@ async fn the_end_closes_idle_connections_and_frees_the_port() {
     stop.send(()).unwrap();
     timeout(SOON, server.ended()).await.unwrap();
     read_all(&mut idle).await;
-    let again = serve(addr.ip(), addr.port(), mind(world()), "labmesh".to_owned(), std::future::pending());
+    let again = serve(addr.ip(), addr.port(), mind(world()), mesh(), std::future::pending());
     assert_eq!(again.unwrap().addr, addr);
 }
 
@@ -458,7 +476,7 @@ async fn the_end_closes_idle_connections_and_frees_the_port() {
 async fn a_taken_port_says_what_to_do() {
     let first = port();
     let addr = first.addr();
-    let second = serve(addr.ip(), addr.port(), mind(world()), "labmesh".to_owned(), std::future::pending());
+    let second = serve(addr.ip(), addr.port(), mind(world()), mesh(), std::future::pending());
     let message = second.unwrap_err().to_string();
     let expected =
         format!("port {} is taken on 127.0.0.1, perhaps by another node; choose another with --http-port", addr.port());
