@@ -32,6 +32,9 @@ mod candidate;
 mod follower;
 mod master;
 
+#[cfg(test)]
+mod tests;
+
 use candidate::{Candidate, Phase};
 use follower::Follower;
 use master::Master;
