@@ -599,7 +599,7 @@ mod tests {
     fn a_configured_address_is_tried_until_it_has_joined_our_mesh() {
         let (mut discovery, _) = follower();
         let join = Output::Dial { node: None, addr: addr(77) };
-        assert_eq!(tell(&mut discovery, 100, Input::Found { node: None, addr: addr(77) }), [join.clone()]);
+        assert_eq!(tell(&mut discovery, 100, Input::Found { node: None, addr: addr(77) }), std::slice::from_ref(&join));
         tell(&mut discovery, 200, Input::Unreachable { node: None, addr: addr(77), refused: false });
         let (next, _) = discovery.poll_timeout().unwrap();
         discovery.handle_timeout(next);

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use crate::config::{MEMBER_AWAY, MEMBER_FORGET, NODES_MAX, PROTOCOL_VERSION, SUCCESSION, Weight};
+use crate::config::{BEAT_EVERY, MEMBER_AWAY, MEMBER_FORGET, NODES_MAX, PROTOCOL_VERSION, SUCCESSION, Weight};
 use crate::id::{Epoch, NodeId, Time};
 use crate::wire::control::{Beat, Member, Message, RosterDelta, RosterEntry};
 
@@ -27,6 +27,8 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 const REDIAL_GRACE: Duration = Duration::from_secs(1);
 /// The least between two questions for the roster, so that a boot of the whole room does not ask at every join.
 const ASK_EVERY: Duration = Duration::from_millis(300);
+/// Neighbours that are asked where the master is.
+const NEIGHBOURS_ASKED: usize = 4;
 /// Forgotten members that deltas remember; who is further behind gets the whole roster.
 const GONE_MAX: usize = 256;
 
@@ -66,6 +68,13 @@ pub enum Input {
         protocol: u16,
         /// The freshest heartbeat this node knows, for the answer.
         beat: Option<Beat>,
+    },
+    /// The answer to our greeting of a node that is not the master.
+    Welcome {
+        /// The freshest heartbeat it knows.
+        beat: Option<Beat>,
+        /// Where that master listens.
+        master: Option<SocketAddr>,
     },
     /// The obeyed master's heartbeat shows this version.
     Version(u64),
@@ -114,6 +123,13 @@ pub enum Output {
     MemberUp(NodeId),
     /// A member fell silent.
     MemberDown(NodeId),
+    /// Somebody says that this master's control plane listens there: for discovery.
+    MasterAt {
+        /// Which.
+        node: NodeId,
+        /// Where.
+        addr: SocketAddr,
+    },
     /// A node speaks another protocol version and was told so.
     Incompatible {
         /// Who.
@@ -177,10 +193,11 @@ impl Roster {
         match input {
             Input::Leading { epoch } => self.lead(now, epoch),
             Input::Following { epoch } => {
-                self.place = Place::Following { epoch, wanted: 0, hello_at: now + HELLO_EVERY, ask_at: Time::NEVER };
+                self.place = Place::Following { epoch, wanted: 0, hello_at: now, ask_at: Time::NEVER };
                 self.version = 0;
-                self.greet(epoch.node);
+                self.greet_master(now);
             }
+            Input::Welcome { beat, master } => self.on_welcome(beat, master),
             Input::Leaderless => self.place = Place::Alone,
             Input::Up { node, addr } => self.on_up(node, addr),
             Input::Down(node) => self.on_down(now, node),
@@ -206,17 +223,15 @@ impl Roster {
                 self.sweep(now);
             }
             Place::Following { epoch, wanted, hello_at, ask_at } => {
-                let (master, ask) = (epoch.node, now >= *ask_at);
+                let (master, ask, greet) = (epoch.node, now >= *ask_at, now >= *hello_at);
                 if ask {
                     *ask_at = if *wanted > self.version { now + SWEEP_EVERY } else { Time::NEVER };
                 }
-                let (behind, greet) = (*wanted > self.version, now >= *hello_at);
-                if greet {
-                    *hello_at = now + HELLO_EVERY;
-                    self.greet(master);
-                }
-                if ask && behind {
+                if ask && *wanted > self.version {
                     self.send(master, Message::RosterSince(self.version));
+                }
+                if greet {
+                    self.greet_master(now);
                 }
             }
             Place::Leading { .. } | Place::Alone => {}
@@ -315,8 +330,8 @@ impl Roster {
             return;
         }
         match self.place {
-            Place::Following { .. } => return self.send(from, Message::Welcome(beat)),
-            Place::Alone => self.send(from, Message::Welcome(beat)),
+            Place::Following { .. } => return self.welcome(from, beat),
+            Place::Alone => self.welcome(from, beat),
             Place::Leading { .. } => {}
         }
         let addr = self.seen_address(&from, member.addr);
@@ -497,6 +512,37 @@ impl Roster {
     fn greet(&mut self, to: NodeId) {
         let hello = Message::Hello { member: self.me.clone(), protocol: PROTOCOL_VERSION, holdings: self.holdings };
         self.send(to, hello);
+    }
+
+    /// Greets the master. While nothing is known of where it is, the neighbours are greeted as well, whose answer says
+    /// it: where multicast is filtered, a claim may be all that was heard of it.
+    fn greet_master(&mut self, now: Time) {
+        let Place::Following { epoch, hello_at, .. } = &mut self.place else { return };
+        let master = epoch.node;
+        *hello_at = now + HELLO_EVERY;
+        let known = self.addresses.contains_key(&master)
+            || self.table.get(&master).is_some_and(|row| row.entry.member.addr.is_some());
+        if known {
+            return self.greet(master);
+        }
+        *hello_at = now + BEAT_EVERY;
+        let neighbours: Vec<NodeId> = self.addresses.keys().take(NEIGHBOURS_ASKED).copied().collect();
+        for node in neighbours {
+            self.greet(node);
+        }
+    }
+
+    fn welcome(&mut self, to: NodeId, beat: Option<Beat>) {
+        let place = beat.and_then(|beat| Some(SocketAddr::new(self.address(&beat.epoch.node)?, beat.control_port)));
+        self.send(to, Message::Welcome { beat, master: place });
+    }
+
+    fn on_welcome(&mut self, beat: Option<Beat>, master: Option<SocketAddr>) {
+        if let (Some(beat), Some(addr)) = (beat, master)
+            && beat.epoch.node != self.me.id
+        {
+            self.outputs.push_back(Output::MasterAt { node: beat.epoch.node, addr });
+        }
     }
 
     fn on_version(&mut self, now: Time, version: u64) {
@@ -717,7 +763,7 @@ mod tests {
         roster.handle_timeout(Time(MEMBER_FORGET.as_nanos() as u64 + 70_000_000_000));
         assert_eq!(roster.entries().count(), 1);
         let gone = delta(&mut roster, before).gone;
-        assert_eq!(gone, [id(4), id(2), id(3)].map(|node| node), "in the order of forgetting");
+        assert_eq!(gone, [id(4), id(2), id(3)], "in the order of forgetting");
     }
 
     #[test]
@@ -817,19 +863,17 @@ mod tests {
 
     #[test]
     fn a_full_roster_refuses_the_newest() {
+        let row = |n: u32| {
+            let id = NodeId([&n.to_be_bytes()[..], &[200; 28]].concat().try_into().unwrap());
+            own_row(ms(0), &Member { id, ..member(7, "pc") })
+        };
         let mut roster = leader();
-        for n in 0..NODES_MAX as u32 + 10 {
-            let node = NodeId([&n.to_be_bytes()[..], &[200; 28]].concat().try_into().unwrap());
-            let row = Row {
-                entry: RosterEntry { member: Member { id: node, ..member(7, "pc") }, live: true },
-                ..own_row(ms(0), &member(7, "x"))
-            };
-            if roster.table.get(&id(4)).is_some() && n >= NODES_MAX as u32 - 4 {
-                assert!(!roster.table.put(row));
-            } else {
-                roster.table.replace(roster.table.rows().cloned().chain([row]).collect::<Vec<_>>().into_iter());
-            }
-        }
-        assert_eq!(roster.entries().count(), NODES_MAX);
+        roster.table.replace((0..NODES_MAX as u32).map(row));
+        assert!(!roster.table.put(row(1 << 20)));
+        greet(&mut roster, 20, member(7, "pc07"));
+        assert_eq!((roster.entries().count(), roster.member(&id(7))), (NODES_MAX, None));
+        roster.table.get_mut(&row(5).entry.member.id).unwrap().entry.live = false;
+        greet(&mut roster, 30, member(7, "pc07"));
+        assert!(roster.member(&id(7)).is_some(), "in the place of one that is away");
     }
 }

@@ -89,6 +89,7 @@ struct Parts {
 enum Happening {
     Beat { from: SocketAddr, beat: Beat },
     Found(usize),
+    Join(SocketAddr),
     Up(usize),
     Down(usize),
     Unreachable { node: Option<NodeId>, addr: SocketAddr, refused: bool },
@@ -145,6 +146,7 @@ pub struct Group {
     now: Time,
     rng: ChaCha8Rng,
     link: Link,
+    multicast: bool,
     verbosity: Verbosity,
     hosts: Vec<Host>,
     queue: BTreeMap<(Time, u64), Event>,
@@ -177,6 +179,7 @@ impl Group {
             now: Time(0),
             rng: ChaCha8Rng::seed_from_u64(seed),
             link,
+            multicast: true,
             verbosity: Verbosity::Messages,
             hosts: hosts.collect(),
             queue: BTreeMap::new(),
@@ -206,6 +209,17 @@ impl Group {
     /// From now on the network does this.
     pub fn set_link(&mut self, link: Link) {
         self.link = link;
+    }
+
+    /// Whether multicast works: without it there is neither mDNS nor beacon.
+    pub fn set_multicast(&mut self, works: bool) {
+        self.multicast = works;
+    }
+
+    /// A host is given the address of another (`--join`).
+    pub fn join(&mut self, host: usize, other: usize) {
+        let addr = self.hosts[other].addr;
+        self.happen(host, Happening::Join(addr));
     }
 
     /// From now on this much is written down.
@@ -579,7 +593,7 @@ impl Group {
 
     fn between(&mut self, min: Duration, max: Duration) -> Duration {
         let spread = (max - min).as_nanos() as u64;
-        min + Duration::from_nanos((u128::from(self.rng.next_u64()) * u128::from(spread) >> 64) as u64)
+        min + Duration::from_nanos(((u128::from(self.rng.next_u64()) * u128::from(spread)) >> 64) as u64)
     }
 
     fn write(&mut self, verbosity: Verbosity, line: &str) {
