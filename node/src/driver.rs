@@ -246,7 +246,10 @@ fn bind_peers(config: &Config, place: &Place, events: &io::Events, buffers: &Buf
         Peers::bind(&runtime, addr, Limits::default(), buffers.clone(), events.clone())
     })
     .with_context(|| {
-        format!("port {} for peers is taken (by another program or another labmesh); choose another with --peer-port", config.peer_port)
+        format!(
+            "port {} for peers is taken (by another program or another labmesh); choose another with --peer-port",
+            config.peer_port
+        )
     })
 }
 

@@ -486,3 +486,175 @@ impl Attempts {
         self.dialing = false;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    fn ms(n: u64) -> Time {
+        Time(n * 1_000_000)
+    }
+
+    fn id(n: u8) -> NodeId {
+        NodeId([n; 32])
+    }
+
+    fn addr(n: u8) -> SocketAddr {
+        SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, n)), 6970)
+    }
+
+    fn dial(n: u8) -> Output {
+        Output::Dial { node: Some(id(n)), addr: addr(n) }
+    }
+
+    fn said(discovery: &mut Discovery) -> Vec<Output> {
+        std::iter::from_fn(|| discovery.poll_output()).collect()
+    }
+
+    fn tell(discovery: &mut Discovery, at: u64, input: Input) -> Vec<Output> {
+        discovery.handle_input(ms(at), input);
+        said(discovery)
+    }
+
+    fn up(n: u8) -> Input {
+        Input::Up { node: id(n), addr: addr(n).ip() }
+    }
+
+    fn refused(n: u8) -> Input {
+        Input::Unreachable { node: Some(id(n)), addr: addr(n), refused: true }
+    }
+
+    /// Node 0 follows node 1 among nodes 1 to 40, of which 2 to 6 are listed.
+    fn follower() -> (Discovery, Vec<Output>) {
+        let mut discovery = Discovery::new(id(0), 1);
+        said(&mut discovery);
+        tell(&mut discovery, 0, Input::Found { node: Some(id(1)), addr: addr(1) });
+        tell(&mut discovery, 5, up(1));
+        let mut outputs = tell(&mut discovery, 10, Input::Standing(Standing::Following(id(1))));
+        outputs.extend(tell(&mut discovery, 10, Input::Succession((2..=6).map(id).collect())));
+        outputs.extend(tell(&mut discovery, 10, Input::Members((0..=40).map(|n| (id(n), addr(n))).collect())));
+        (discovery, outputs)
+    }
+
+    #[test]
+    fn a_follower_is_connected_to_master_deputies_and_four_others() {
+        let (discovery, outputs) = follower();
+        assert_eq!(outputs[0], Output::Browse(false));
+        let dials = outputs.iter().filter(|output| matches!(output, Output::Dial { .. })).count();
+        assert_eq!(dials, DEPUTIES + CONTROL_RANDOM);
+        assert!((2..=4).all(|n| outputs.contains(&dial(n))));
+        assert!(discovery.wanted().len() <= DEGREE_MAX);
+    }
+
+    #[test]
+    fn a_closed_connection_is_redialled_at_once_and_a_refusal_means_gone() {
+        let (mut discovery, _) = follower();
+        assert_eq!(tell(&mut discovery, 100, Input::Down(id(1))), [dial(1)]);
+        assert_eq!(tell(&mut discovery, 110, refused(1)), [Output::Gone(id(1))]);
+        assert_eq!(tell(&mut discovery, 120, refused(1)), [], "said once");
+    }
+
+    #[test]
+    fn a_dial_that_fails_is_not_repeated_at_once_and_ever_more_seldom() {
+        let mut discovery = Discovery::new(id(0), 1);
+        tell(&mut discovery, 0, Input::Standing(Standing::Leaderless));
+        assert_eq!(tell(&mut discovery, 0, Input::Found { node: Some(id(1)), addr: addr(1) }), [dial(1)]);
+        let (mut now, mut waits) = (ms(0), Vec::new());
+        for _ in 0..12 {
+            discovery.handle_input(now, refused(1));
+            assert_eq!(said(&mut discovery), []);
+            let (next, _) = discovery.poll_timeout().unwrap();
+            waits.push(next.since(now));
+            now = next;
+            discovery.handle_timeout(now);
+            assert_eq!(said(&mut discovery), [dial(1)]);
+        }
+        assert!(waits[0] >= BACKOFF / 2 && waits[4] > waits[0] && waits[11] >= BACKOFF_MAX / 2);
+        assert!(waits.iter().all(|wait| *wait <= BACKOFF_MAX));
+    }
+
+    #[test]
+    fn a_lapsed_lease_hangs_up_and_dials_anew() {
+        let (mut discovery, _) = follower();
+        assert_eq!(tell(&mut discovery, 700, Input::Redial(id(1))), [Output::Hangup(id(1)), dial(1)]);
+        assert_eq!(tell(&mut discovery, 701, Input::Down(id(1))), []);
+    }
+
+    #[test]
+    fn only_who_has_no_master_or_is_one_is_advertised() {
+        let mut discovery = Discovery::new(id(0), 1);
+        assert_eq!(said(&mut discovery), [Output::Browse(true)]);
+        assert_eq!(tell(&mut discovery, 600, Input::Standing(Standing::Leaderless)), [Output::Advertise(true)]);
+        assert_eq!(tell(&mut discovery, 700, Input::Standing(Standing::Leading)), [Output::Browse(false)]);
+        let following = Input::Standing(Standing::Following(id(1)));
+        assert_eq!(tell(&mut discovery, 800, following), [Output::Advertise(false)]);
+        assert_eq!(tell(&mut discovery, 900, Input::Standing(Standing::Leaderless)), [], "a new master is near");
+        discovery.handle_timeout(ms(1900));
+        assert_eq!(said(&mut discovery), [Output::Browse(true), Output::Advertise(true)]);
+    }
+
+    #[test]
+    fn a_configured_address_is_tried_until_it_has_joined_our_mesh() {
+        let (mut discovery, _) = follower();
+        let join = Output::Dial { node: None, addr: addr(77) };
+        assert_eq!(tell(&mut discovery, 100, Input::Found { node: None, addr: addr(77) }), std::slice::from_ref(&join));
+        tell(&mut discovery, 200, Input::Unreachable { node: None, addr: addr(77), refused: false });
+        let (next, _) = discovery.poll_timeout().unwrap();
+        discovery.handle_timeout(next);
+        assert!(said(&mut discovery).contains(&join));
+        tell(&mut discovery, 2000, up(77));
+        assert_eq!(discovery.joins[0].node, Some(id(77)));
+        let members = (0..=40).chain([77]).map(|n| (id(n), addr(n))).collect();
+        tell(&mut discovery, 2100, Input::Members(members));
+        tell(&mut discovery, 2200, Input::Down(id(77)));
+        discovery.handle_timeout(ms(60_000));
+        assert!(!said(&mut discovery).contains(&join), "a member needs no connection of ours");
+    }
+
+    #[test]
+    fn a_master_looks_for_members_that_are_missing() {
+        let (mut discovery, _) = follower();
+        tell(&mut discovery, 100, Input::Standing(Standing::Leading));
+        let members = (0..=39).map(|n| (id(n), addr(n))).collect();
+        assert_eq!(tell(&mut discovery, 200, Input::Members(members)), [dial(40)]);
+    }
+
+    #[test]
+    fn a_heartbeat_from_an_address_that_seemed_dead_is_dialled_at_once() {
+        let (mut discovery, _) = follower();
+        tell(&mut discovery, 100, Input::Down(id(1)));
+        for at in [200, 300, 400, 500] {
+            tell(&mut discovery, at, Input::Unreachable { node: Some(id(1)), addr: addr(1), refused: false });
+        }
+        assert_eq!(tell(&mut discovery, 510, Input::Beat { node: id(1), addr: addr(1) }), [dial(1)]);
+        assert_eq!(tell(&mut discovery, 520, Input::Beat { node: id(1), addr: addr(1) }), []);
+    }
+
+    #[test]
+    fn surplus_connections_of_ours_are_closed() {
+        let mut discovery = Discovery::new(id(0), 1);
+        for n in 1..=30 {
+            tell(&mut discovery, 0, Input::Found { node: Some(id(n)), addr: addr(n) });
+            tell(&mut discovery, 1, up(n));
+        }
+        assert!(discovery.connected() > DEGREE_MAX, "others may dial us as they like");
+        let outputs = tell(&mut discovery, 10, Input::Standing(Standing::Following(id(1))));
+        let hangups = outputs.iter().filter(|output| matches!(output, Output::Hangup(_))).count();
+        assert!(hangups > 0 && !outputs.contains(&Output::Hangup(id(1))), "{outputs:?}");
+    }
+
+    #[test]
+    fn tables_are_bounded() {
+        let mut discovery = Discovery::new(id(0), 1);
+        tell(&mut discovery, 0, Input::Standing(Standing::Following(id(1))));
+        for n in 0..NODES_MAX as u32 + 100 {
+            let node = NodeId([&n.to_be_bytes()[..], &[200; 28]].concat().try_into().unwrap());
+            tell(&mut discovery, 0, Input::Found { node: Some(node), addr: addr(1) });
+            let join = SocketAddr::new(addr(1).ip(), n as u16);
+            tell(&mut discovery, 0, Input::Found { node: None, addr: join });
+        }
+        assert_eq!((discovery.known.len(), discovery.joins.len()), (NODES_MAX, JOIN_MAX));
+    }
+}

@@ -32,6 +32,9 @@ mod candidate;
 mod follower;
 mod master;
 
+#[cfg(test)]
+mod tests;
+
 use candidate::{Candidate, Phase};
 use follower::Follower;
 use master::Master;
@@ -603,7 +606,7 @@ impl Election {
 
 /// Chance spreads nodes of one weight; the factor lets a server (60) decide before a live system (10).
 fn start_wait(weight: Weight, rng: &mut ChaCha8Rng) -> Duration {
-    let whole = u64::from(rng.next_u32()) * START_SPREAD.as_nanos() as u64 >> 32;
+    let whole = (u64::from(rng.next_u32()) * START_SPREAD.as_nanos() as u64) >> 32;
     Duration::from_nanos(whole * (100 - u64::from(weight.get())) / 50)
 }
 

@@ -80,7 +80,15 @@ impl Node {
         let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
         let me = config.id;
         let mut node = Self {
-            election: Election::new(now, me, config.weight, config.keyed, config.control_port, term_on_disk, rng.next_u64()),
+            election: Election::new(
+                now,
+                me,
+                config.weight,
+                config.keyed,
+                config.control_port,
+                term_on_disk,
+                rng.next_u64(),
+            ),
             discovery: Discovery::new(me, rng.next_u64()),
             roster: Roster::new(now, mesh::member(&config), config.keyed),
             catalogue: Catalogue::new(me),
@@ -115,7 +123,9 @@ impl Node {
             Input::Block { conn, range } => self.tell_peer(now, conn, swarm::Input::Block(conn, range)),
             Input::Peer { conn, message } => self.tell_peer(now, conn, swarm::Input::Peer(conn, message)),
             Input::Sent { conn, block } => self.tell_peer(now, conn, swarm::Input::Sent(conn, block)),
-            Input::Verified { image, piece, result } => self.tell_image(now, image, swarm::Input::Verified(piece, result)),
+            Input::Verified { image, piece, result } => {
+                self.tell_image(now, image, swarm::Input::Verified(piece, result))
+            }
             Input::PeerUp { conn, addr, handshake, outgoing } => {
                 let Some(image) = self.image_of(&handshake.info_hash) else {
                     let reason = CloseReason::Misbehaved(PeerMisbehaved::UnknownInfoHash);
@@ -239,7 +249,9 @@ impl Node {
         stopped: bool,
     ) {
         let known = self.image_of(&metainfo.info_hash());
-        let again = known.and_then(|image| self.swarms[image].as_ref()).is_some_and(|s| s.error().is_some() || !s.is_complete());
+        let again = known
+            .and_then(|image| self.swarms[image].as_ref())
+            .is_some_and(|s| s.error().is_some() || !s.is_complete());
         match known {
             // The same content was added by hand while it was fetched, or after it failed: the new file counts.
             Some(image) if complete && again => self.withdraw(now, image),
@@ -387,10 +399,10 @@ impl Node {
         loop {
             if let Some(output) = self.election.poll_output() {
                 self.from_election(now, output);
-            } else if let Some(output) = self.discovery.poll_output() {
-                self.from_discovery(now, output);
             } else if let Some(output) = self.roster.poll_output() {
                 self.from_roster(now, output);
+            } else if let Some(output) = self.discovery.poll_output() {
+                self.from_discovery(now, output);
             } else if let Some(output) = self.catalogue.poll_output() {
                 self.from_catalogue(now, output);
             } else if let Some(output) = self.tracker.poll_output() {

@@ -595,7 +595,8 @@ impl Swarm {
             Message::HaveNone => {}
             Message::Have(piece) => {
                 let piece = self.piece(piece)?;
-                self.learn_one(now, p, piece);
+                self.note(p, piece);
+                self.after_learning(now, p);
             }
             Message::Choke => {
                 self.peers[p].peer_choking = true;
@@ -639,7 +640,10 @@ impl Swarm {
     /// BEP 3 wants a bitfield first and once, but aria2 sends one later too, in place of many a `have`.
     fn learn(&mut self, now: Time, p: usize, has: Bitfield) {
         if self.peers[p].has.count() > 0 {
-            return has.iter(self.geometry).for_each(|piece| self.learn_one(now, p, piece));
+            let known = &self.peers[p].has;
+            let new: Vec<PieceIndex> = has.iter(self.geometry).filter(|piece| !known.has(*piece)).collect();
+            new.into_iter().for_each(|piece| self.note(p, piece));
+            return self.after_learning(now, p);
         }
         if has.is_full() {
             self.picker.seed(true);
@@ -652,7 +656,8 @@ impl Swarm {
         self.after_learning(now, p);
     }
 
-    fn learn_one(&mut self, now: Time, p: usize, piece: PieceIndex) {
+    /// The peer has this piece; nothing is done about it yet.
+    fn note(&mut self, p: usize, piece: PieceIndex) {
         if !self.peers[p].has.set(piece) {
             return;
         }
@@ -664,7 +669,6 @@ impl Swarm {
         if !self.pieces.here().has(piece) {
             self.peers[p].useful += 1;
         }
-        self.after_learning(now, p);
     }
 
     fn after_learning(&mut self, now: Time, p: usize) {

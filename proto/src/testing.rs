@@ -11,6 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rand_chacha::ChaCha8Rng;
@@ -22,6 +23,7 @@ use crate::election::{self, Election, Role};
 use crate::id::{Epoch, NodeId, Time};
 use crate::roster::{self, Roster};
 use crate::wire::control::{Beat, Member, Message};
+use crate::wire::metainfo::Metainfo;
 
 mod routing;
 
@@ -89,6 +91,7 @@ struct Parts {
 enum Happening {
     Beat { from: SocketAddr, beat: Beat },
     Found(usize),
+    Join(SocketAddr),
     Up(usize),
     Down(usize),
     Unreachable { node: Option<NodeId>, addr: SocketAddr, refused: bool },
@@ -145,6 +148,7 @@ pub struct Group {
     now: Time,
     rng: ChaCha8Rng,
     link: Link,
+    multicast: bool,
     verbosity: Verbosity,
     hosts: Vec<Host>,
     queue: BTreeMap<(Time, u64), Event>,
@@ -177,6 +181,7 @@ impl Group {
             now: Time(0),
             rng: ChaCha8Rng::seed_from_u64(seed),
             link,
+            multicast: true,
             verbosity: Verbosity::Messages,
             hosts: hosts.collect(),
             queue: BTreeMap::new(),
@@ -206,6 +211,17 @@ impl Group {
     /// From now on the network does this.
     pub fn set_link(&mut self, link: Link) {
         self.link = link;
+    }
+
+    /// Whether multicast works: without it there is neither mDNS nor beacon.
+    pub fn set_multicast(&mut self, works: bool) {
+        self.multicast = works;
+    }
+
+    /// A host is given the address of another (`--join`).
+    pub fn join(&mut self, host: usize, other: usize) {
+        let addr = self.hosts[other].addr;
+        self.happen(host, Happening::Join(addr));
     }
 
     /// From now on this much is written down.
@@ -579,7 +595,7 @@ impl Group {
 
     fn between(&mut self, min: Duration, max: Duration) -> Duration {
         let spread = (max - min).as_nanos() as u64;
-        min + Duration::from_nanos((u128::from(self.rng.next_u64()) * u128::from(spread) >> 64) as u64)
+        min + Duration::from_nanos(((u128::from(self.rng.next_u64()) * u128::from(spread)) >> 64) as u64)
     }
 
     fn write(&mut self, verbosity: Verbosity, line: &str) {
@@ -618,4 +634,14 @@ fn pair(a: usize, b: usize) -> (usize, usize) {
 /// Which side of their connection `host` is.
 fn side(host: usize, other: usize) -> usize {
     usize::from(host > other)
+}
+
+/// A torrent of that size whose piece hashes mean nothing: enough for everything that never sees a byte.
+pub fn metainfo(length: u64, piece_length: u32) -> Arc<Metainfo> {
+    let pieces = length.div_ceil(u64::from(piece_length)) as usize * 20;
+    let mut info =
+        format!("d6:lengthi{length}e4:name4:a.im12:piece lengthi{piece_length}e6:pieces{pieces}:").into_bytes();
+    info.resize(info.len() + pieces, 7);
+    info.push(b'e');
+    Arc::new(Metainfo::from_info(info).expect("the info dictionary is well formed"))
 }

@@ -117,7 +117,8 @@ impl Torrents {
 
     /// The deadline has come.
     pub fn handle_timeout(&mut self, now: Time) {
-        let overdue: Vec<InfoHash> = self.wanted.iter().filter(|(_, w)| w.until <= now).map(|(hash, _)| *hash).collect();
+        let overdue: Vec<InfoHash> =
+            self.wanted.iter().filter(|(_, w)| w.until <= now).map(|(hash, _)| *hash).collect();
         for info_hash in overdue {
             self.ask_next(now, info_hash);
         }

@@ -246,7 +246,7 @@ impl MeshKey {
 fn beat_in(message: &mut Message) -> Option<&mut Beat> {
     match message {
         Message::Beat(beat) => Some(beat),
-        Message::Answer(beat) | Message::Welcome(beat) => beat.as_mut(),
+        Message::Answer(beat) | Message::Welcome { beat, .. } => beat.as_mut(),
         _ => None,
     }
 }
@@ -411,12 +411,12 @@ mod tests {
     fn a_heartbeat_is_genuine_only_in_its_mesh_and_unchanged() {
         let dir = tempdir().unwrap();
         let identity = Identity::load_or_create(dir.path()).unwrap();
-        let mesh = MeshKey::new("lab", Some("secret"));
+        let mesh = MeshKey::new("lab", Some(b"secret"));
         let mut good = beat(identity.node_id());
         assert!(!mesh.verify_beat(&good), "unsigned");
         identity.sign_beat(&mesh, &mut good);
         assert!(mesh.verify_beat(&good));
-        for other in [MeshKey::new("lab", None), MeshKey::new("lab", Some("Secret")), MeshKey::new("lab2", None)] {
+        for other in [MeshKey::new("lab", None), MeshKey::new("lab", Some(b"Secret")), MeshKey::new("lab2", None)] {
             assert!(!other.verify_beat(&good), "{other:?}");
         }
         for changed in [
@@ -436,7 +436,7 @@ mod tests {
         let dir = tempdir().unwrap();
         let identity = Identity::load_or_create(dir.path()).unwrap();
         let mesh = MeshKey::new("lab", None);
-        let mut own = Message::Welcome(Some(beat(identity.node_id())));
+        let mut own = Message::Welcome { beat: Some(beat(identity.node_id())), master: None };
         identity.sign_message(&mesh, &mut own);
         assert!(mesh.verify_message(&mut own));
         let mut relayed = Message::Answer(Some(beat(NodeId([3; 32]))));

@@ -222,10 +222,13 @@ impl Node {
     /// Asks those who hold the image, the present ones first, and then whoever fetches it.
     fn want_torrent(&mut self, now: Time, info_hash: InfoHash, by: WantedBy) {
         let record_holders = self.catalogue.record(&info_hash).map_or(&[][..], |r| &r.holders);
-        let fetching = self.roster.entries().map(|e| e.member.id).filter(|node| {
-            self.board.of(node).iter().any(|report| report.info_hash == info_hash)
-        });
-        let mut holders: Vec<_> = record_holders.iter().copied().chain(fetching).filter(|n| *n != self.config.id).collect();
+        let fetching = self
+            .roster
+            .entries()
+            .map(|e| e.member.id)
+            .filter(|node| self.board.of(node).iter().any(|report| report.info_hash == info_hash));
+        let mut holders: Vec<_> =
+            record_holders.iter().copied().chain(fetching).filter(|n| *n != self.config.id).collect();
         holders.sort_by_key(|node| !self.roster.member(node).is_some_and(|e| e.live));
         holders.dedup();
         self.wanted.push((info_hash, by));

@@ -106,10 +106,15 @@ impl Node {
     }
 
     fn hear(&mut self, now: Time, from: NodeId, message: Message) {
+        self.roster.handle_input(now, roster::Input::Heard(from));
         match message {
             Message::Beat(beat) => self.election.handle_input(now, election::Input::Beat { beat, direct: false }),
             Message::Ask(epoch) => self.election.handle_input(now, election::Input::Ask { from, epoch }),
-            Message::Answer(beat) | Message::Welcome(beat) => {
+            Message::Welcome { beat, master } => {
+                self.roster.handle_input(now, roster::Input::Welcome { beat, master });
+                self.election.handle_input(now, election::Input::Answer { from, beat });
+            }
+            Message::Answer(beat) => {
                 self.election.handle_input(now, election::Input::Answer { from, beat });
             }
             Message::Claim { epoch, members } => {
@@ -150,7 +155,8 @@ impl Node {
             Message::TorrentWanted(hash) => {
                 let swarm = self.image_of(&hash).and_then(|image| self.swarms[image].as_ref());
                 let bytes = swarm.map(|s| s.metainfo().to_bytes(&[], s.metainfo().comment()));
-                let answer = bytes.map_or(Message::NoTorrent(hash), |bytes| Message::Torrent { info_hash: hash, bytes });
+                let answer =
+                    bytes.map_or(Message::NoTorrent(hash), |bytes| Message::Torrent { info_hash: hash, bytes });
                 self.send(from, answer);
             }
             Message::Torrent { info_hash, bytes } => {
@@ -167,7 +173,9 @@ impl Node {
                 self.tracker.handle_input(now, input);
             }
             Message::ForeignAnnounced { id, answer } if of_master => self.client_answered(RequestId(id), answer),
-            Message::Book(replica) if of_master || self.is_ruling() => self.tracker.handle_input(now, tracker::Input::Replica(replica)),
+            Message::Book(replica) if of_master || self.is_ruling() => {
+                self.tracker.handle_input(now, tracker::Input::Replica(replica))
+            }
             Message::Progress(reports) if self.is_ruling() => {
                 self.board.handle_input(now, board::Input::Of(from, reports));
             }
@@ -300,6 +308,9 @@ impl Node {
                 self.catalogue.handle_input(now, catalogue::Input::NodeGone(node));
                 self.board.handle_input(now, board::Input::Gone(node));
                 self.event(Event::MemberDown { node, name });
+            }
+            roster::Output::MasterAt { node, addr } => {
+                self.discovery.handle_input(now, discovery::Input::Beat { node, addr });
             }
             roster::Output::MemberForgotten(node) => {
                 self.catalogue.handle_input(now, catalogue::Input::NodeForgotten(node));

@@ -12,6 +12,7 @@ use crate::bitfield::Bitfield;
 use crate::config::{Mode, SeedTime};
 use crate::id::{Block, ConnId, ImageIndex, NodeId, PeerId, PieceIndex, Time};
 use crate::io;
+use crate::testing::metainfo;
 use crate::wire::control::{Neighbour, Neighbours, TransferState};
 use crate::wire::metainfo::Metainfo;
 use crate::wire::peer::Range;
@@ -47,15 +48,6 @@ pub(super) struct Room {
     sequence: u64,
     /// The two hosts of each connection, and whether it stands.
     conns: Vec<([usize; 2], bool)>,
-}
-
-pub(super) fn metainfo(length: u64, piece_length: u32) -> Arc<Metainfo> {
-    let pieces = length.div_ceil(u64::from(piece_length)) as usize * 20;
-    let mut info =
-        format!("d6:lengthi{length}e4:name4:a.im12:piece lengthi{piece_length}e6:pieces{pieces}:").into_bytes();
-    info.resize(info.len() + pieces, 7);
-    info.push(b'e');
-    Arc::new(Metainfo::from_info(info).expect("the info dictionary is well formed"))
 }
 
 fn addr(host: usize) -> SocketAddr {

@@ -29,6 +29,7 @@ impl Group {
                 elect.handle_input(now, election::Input::Beat { beat, direct: true });
             }
             Happening::Found(_) => find.handle_input(now, discovery::Input::Found { node: Some(node), addr }),
+            Happening::Join(addr) => find.handle_input(now, discovery::Input::Found { node: None, addr }),
             Happening::Up(_) => {
                 find.handle_input(now, discovery::Input::Up { node, addr: addr.ip() });
                 list.handle_input(now, roster::Input::Up { node, addr: addr.ip() });
@@ -59,7 +60,11 @@ impl Group {
         let vote = match message {
             Message::Beat(beat) => election::Input::Beat { beat, direct: false },
             Message::Ask(epoch) => election::Input::Ask { from, epoch },
-            Message::Answer(beat) | Message::Welcome(beat) => election::Input::Answer { from, beat },
+            Message::Answer(beat) => election::Input::Answer { from, beat },
+            Message::Welcome { beat, master } => {
+                parts.roster.handle_input(now, roster::Input::Welcome { beat, master });
+                election::Input::Answer { from, beat }
+            }
             Message::Claim { epoch, members } => election::Input::Claim { from, epoch, members },
             Message::Goodbye { epoch, successor } => election::Input::Goodbye { from, epoch, successor },
             Message::Yield(epoch) => election::Input::Yield { from, epoch },
@@ -82,18 +87,18 @@ impl Group {
         loop {
             let Some(parts) = &mut self.hosts[host].parts else { return };
             if let Some(output) = parts.election.poll_output() {
-                self.from_election(host, output);
+                self.do_for_election(host, output);
             } else if let Some(output) = parts.roster.poll_output() {
-                self.from_roster(host, output);
+                self.do_for_roster(host, output);
             } else if let Some(output) = parts.discovery.poll_output() {
-                self.from_discovery(host, output);
+                self.do_for_discovery(host, output);
             } else {
                 return;
             }
         }
     }
 
-    fn from_election(&mut self, host: usize, output: election::Output) {
+    fn do_for_election(&mut self, host: usize, output: election::Output) {
         let (now, me) = (self.now, self.hosts[host].id);
         self.tell_election(host, &output);
         let Some(parts) = &mut self.hosts[host].parts else { return };
@@ -101,7 +106,7 @@ impl Group {
         match output {
             election::Output::Beat(beat) => self.send_beats(host, beat),
             election::Output::Beacon(beat) => {
-                for to in 0..self.hosts.len() {
+                for to in (0..self.hosts.len()).filter(|_| self.multicast).collect::<Vec<_>>() {
                     self.send_datagram(host, to, beat);
                 }
             }
@@ -142,7 +147,7 @@ impl Group {
         }
     }
 
-    fn from_roster(&mut self, host: usize, output: roster::Output) {
+    fn do_for_roster(&mut self, host: usize, output: roster::Output) {
         let now = self.now;
         let Some(parts) = &mut self.hosts[host].parts else { return };
         match output {
@@ -159,11 +164,17 @@ impl Group {
             roster::Output::Version(roster) => {
                 parts.election.handle_input(now, election::Input::Versions { roster, catalogue: 0 });
             }
-            roster::Output::MemberUp(_) | roster::Output::MemberDown(_) | roster::Output::Incompatible { .. } => {}
+            roster::Output::MasterAt { node, addr } => {
+                parts.discovery.handle_input(now, discovery::Input::Beat { node, addr });
+            }
+            roster::Output::MemberUp(_)
+            | roster::Output::MemberDown(_)
+            | roster::Output::MemberForgotten(_)
+            | roster::Output::Incompatible { .. } => {}
         }
     }
 
-    fn from_discovery(&mut self, host: usize, output: discovery::Output) {
+    fn do_for_discovery(&mut self, host: usize, output: discovery::Output) {
         let now = self.now;
         match output {
             discovery::Output::Dial { node, addr } => {
@@ -199,7 +210,12 @@ impl Group {
 
     /// mDNS answers in 20 to 120 ms (RFC 6762, s. 6).
     fn find(&mut self, who: usize, whom: usize) {
-        if who == whom || self.is_cut(who, whom) || !self.hosts[who].browsing || !self.hosts[whom].advertised {
+        if !self.multicast
+            || who == whom
+            || self.is_cut(who, whom)
+            || !self.hosts[who].browsing
+            || !self.hosts[whom].advertised
+        {
             return;
         }
         let wait = self.between(Duration::from_millis(20), Duration::from_millis(120));
@@ -246,12 +262,12 @@ impl Group {
         reached[from] = true;
         let mut ring = vec![(from, Duration::ZERO)];
         while let Some((at, wait)) = ring.pop() {
-            for other in 0..self.hosts.len() {
+            for (other, reached) in reached.iter_mut().enumerate() {
                 let stands = self.connections.get(&pair(at, other)).is_some_and(|c| c.open == [true; 2]);
-                if reached[other] || !stands || self.is_cut(at, other) || !self.awake(other) {
+                if *reached || !stands || self.is_cut(at, other) || !self.awake(other) {
                     continue;
                 }
-                reached[other] = true;
+                *reached = true;
                 let wait = wait + self.delay();
                 ring.insert(0, (other, wait));
                 self.deliver_after(wait, other, Happening::Message { from, message: message.clone() });

@@ -351,8 +351,13 @@ pub enum Message {
         /// The version of its holdings; the master asks for them if it has another.
         holdings: u64,
     },
-    /// The answer to `Hello` of a node that is not the master: the freshest heartbeat it knows.
-    Welcome(Option<Beat>),
+    /// The answer to `Hello` of a node that is not the master.
+    Welcome {
+        /// The freshest heartbeat it knows.
+        beat: Option<Beat>,
+        /// Where that master's control plane listens: a heartbeat does not say it, and not everybody gets datagrams.
+        master: Option<SocketAddr>,
+    },
     /// The answer to `Hello` of another protocol version.
     Incompatible {
         /// The version of the node that refuses.

@@ -106,7 +106,7 @@ fn beat(node: NodeId) -> Beat {
 
 #[tokio::test]
 async fn messages_flow_both_ways_small_and_large() {
-    let mut pair = nodes(2, &MeshKey::new("lab", Some("key")));
+    let mut pair = nodes(2, &MeshKey::new("lab", Some(b"key")));
     let [a, b] = &mut pair[..] else { unreachable!() };
     connect(a, b).await;
     let torrent = Message::Torrent { info_hash: InfoHash([1; 20]), bytes: vec![7; 9 << 20] };
@@ -208,7 +208,9 @@ async fn forged_heartbeats_are_refused_wherever_they_hide() {
     let [a, b] = &mut pair[..] else { unreachable!() };
     connect(a, b).await;
     let (to, forged) = (b.id, beat(NodeId([5; 32])));
-    for message in [Message::Beat(forged), Message::Answer(Some(forged)), Message::Welcome(Some(forged))] {
+    for message in
+        [Message::Beat(forged), Message::Answer(Some(forged)), Message::Welcome { beat: Some(forged), master: None }]
+    {
         a.call(move |control| control.send(to, message));
     }
     a.call(move |control| control.send(to, Message::HoldingsWanted));

@@ -95,7 +95,7 @@ impl Message {
             | Self::Claim { .. }
             | Self::Goodbye { .. }
             | Self::Yield(_)
-            | Self::Welcome(_)
+            | Self::Welcome { .. }
             | Self::Incompatible { .. }
             | Self::RosterSince(_)
             | Self::HoldingsWanted
@@ -338,7 +338,7 @@ mod tests {
             Message::Goodbye { epoch, successor: Some(node) },
             Message::Yield(epoch),
             Message::Hello { member: member("pc07"), protocol: 1, holdings: 8 },
-            Message::Welcome(Some(beat())),
+            Message::Welcome { beat: Some(beat()), master: Some(foreign().addr) },
             Message::Incompatible { protocol: 2 },
             Message::RosterSince(4),
             Message::Roster(RosterDelta { epoch, from: 1, to: 2, changed, gone, succession }),
