@@ -411,12 +411,12 @@ mod tests {
     fn a_heartbeat_is_genuine_only_in_its_mesh_and_unchanged() {
         let dir = tempdir().unwrap();
         let identity = Identity::load_or_create(dir.path()).unwrap();
-        let mesh = MeshKey::new("lab", Some("secret"));
+        let mesh = MeshKey::new("lab", Some("secret".as_bytes()));
         let mut good = beat(identity.node_id());
         assert!(!mesh.verify_beat(&good), "unsigned");
         identity.sign_beat(&mesh, &mut good);
         assert!(mesh.verify_beat(&good));
-        for other in [MeshKey::new("lab", None), MeshKey::new("lab", Some("Secret")), MeshKey::new("lab2", None)] {
+        for other in [MeshKey::new("lab", None), MeshKey::new("lab", Some("Secret".as_bytes())), MeshKey::new("lab2", None)] {
             assert!(!other.verify_beat(&good), "{other:?}");
         }
         for changed in [
@@ -457,7 +457,7 @@ mod tests {
 
     #[test]
     fn mesh_names_and_keys_do_not_run_together() {
-        let tags = [("ab", Some("c")), ("a", Some("bc")), ("abc", None), ("abc", Some(""))]
+        let tags = [("ab", Some("c".as_bytes())), ("a", Some("bc".as_bytes())), ("abc", None), ("abc", Some("".as_bytes()))]
             .map(|(name, key)| MeshKey::new(name, key).tag_hex());
         for (n, tag) in tags.iter().enumerate() {
             assert_eq!(tag.len(), 16);
