@@ -416,7 +416,9 @@ mod tests {
         assert!(!mesh.verify_beat(&good), "unsigned");
         identity.sign_beat(&mesh, &mut good);
         assert!(mesh.verify_beat(&good));
-        for other in [MeshKey::new("lab", None), MeshKey::new("lab", Some("Secret".as_bytes())), MeshKey::new("lab2", None)] {
+        for other in
+            [MeshKey::new("lab", None), MeshKey::new("lab", Some("Secret".as_bytes())), MeshKey::new("lab2", None)]
+        {
             assert!(!other.verify_beat(&good), "{other:?}");
         }
         for changed in [
@@ -457,8 +459,9 @@ mod tests {
 
     #[test]
     fn mesh_names_and_keys_do_not_run_together() {
-        let tags = [("ab", Some("c".as_bytes())), ("a", Some("bc".as_bytes())), ("abc", None), ("abc", Some("".as_bytes()))]
-            .map(|(name, key)| MeshKey::new(name, key).tag_hex());
+        let tags =
+            [("ab", Some("c".as_bytes())), ("a", Some("bc".as_bytes())), ("abc", None), ("abc", Some("".as_bytes()))]
+                .map(|(name, key)| MeshKey::new(name, key).tag_hex());
         for (n, tag) in tags.iter().enumerate() {
             assert_eq!(tag.len(), 16);
             assert!(!tags[..n].contains(tag));
