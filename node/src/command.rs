@@ -58,7 +58,9 @@ impl Context {
         if none.message.contains("you may not use") {
             return Err(none.into());
         }
-        let own = Own::start(resolve(self, args)?).await?;
+        let config = resolve(self, args)?;
+        self.out.note(&format!("no node runs here: one is run for this command, in the mesh {:?}", config.mesh));
+        let own = Own::start(config).await?;
         let client = Client::connect(std::slice::from_ref(&own.socket)).await?;
         Ok((client, Some(own)))
     }

@@ -173,6 +173,7 @@ async fn fetch(out: Out, room: &mut Room, holders: [usize; 2], size: u64) -> any
         match &successor {
             Some((successor, failover)) if show.is_complete() => {
                 let (successor, failover) = (successor.clone(), *failover);
+                show.outcomes.iter().filter_map(|outcome| outcome.job.as_ref()).for_each(Job::clear);
                 return Ok(Story { outcomes: show.outcomes, holders, killed, at, successor, failover });
             }
             _ => sleep(LOOK_EVERY).await,
@@ -259,9 +260,6 @@ async fn compare(room: &Room, source: &Path, story: &Story) -> anyhow::Result<()
 fn show(out: Out, room: &Room, story: &Story) -> anyhow::Result<()> {
     let mut table = Table::new(&["NODE", "MODE", "TIME", "FROM WHOM"]);
     for (n, outcome) in story.outcomes.iter().enumerate() {
-        if let Some(job) = &outcome.job {
-            job.clear();
-        }
         let killed = n == story.killed;
         let time = match outcome.took {
             _ if killed => format!("killed at {:.0} %", story.at),

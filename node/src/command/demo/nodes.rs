@@ -209,10 +209,10 @@ impl Room {
 
     /// Ends every node and removes the folder.
     pub(super) async fn clear(self) {
-        for mut node in self.nodes {
-            // It may be dead already.
-            let _ = node.process.kill().await;
-        }
+        let mut nodes = self.nodes;
+        // They may be dead already.
+        let ends = nodes.iter_mut().map(|node| node.process.kill());
+        let _ = futures::future::join_all(ends).await;
         if let Err(e) = self.folder.close() {
             tracing::warn!("the demo's folder stays: {e}");
         }
