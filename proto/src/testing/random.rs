@@ -17,6 +17,9 @@ const USUALLY_SETTLED_WITHIN: Duration = Duration::from_millis(1500);
 /// And in all: two that lost everybody and became solo have to meet by a beacon (1 s) first, and then elect.
 const SETTLED_WITHIN: Duration = Duration::from_millis(3500);
 
+/// Without multicast: the longest wait between two dials of one address, and a silent connection.
+const JOINED_WITHIN: Duration = Duration::from_secs(40);
+
 #[derive(Clone, Debug)]
 enum Fault {
     Start(usize),
@@ -38,6 +41,8 @@ struct Scenario {
     weights: Vec<u8>,
     delay_max_ms: u64,
     loss_permille: u32,
+    /// Else everybody joins by the address of the one before it.
+    multicast: bool,
     faults: Vec<(u64, Fault)>,
 }
 
@@ -58,26 +63,34 @@ fn fault(hosts: usize) -> impl Strategy<Value = Fault> {
     ]
 }
 
-fn scenario() -> impl Strategy<Value = Scenario> {
-    (2..9_usize).prop_flat_map(|hosts| {
+fn scenario(multicast: bool) -> impl Strategy<Value = Scenario> {
+    (2..9_usize).prop_flat_map(move |hosts| {
         let weights = proptest::collection::vec(prop_oneof![Just(50_u8), Just(60), Just(30), Just(10)], hosts);
         let faults = proptest::collection::vec((0..3000_u64, fault(hosts)), 0..12);
         (any::<u64>(), weights, 2..90_u64, 0..30_u32, faults).prop_map(
-            |(seed, weights, delay_max_ms, loss_permille, faults)| Scenario {
+            move |(seed, weights, delay_max_ms, loss_permille, faults)| Scenario {
                 seed,
                 weights,
                 delay_max_ms,
                 loss_permille,
+                multicast,
                 faults,
             },
         )
     })
 }
 
+fn start(group: &mut Group, host: usize) {
+    group.start(host);
+    if host > 0 && !group.multicast {
+        group.join(host, host - 1);
+    }
+}
+
 fn inflict(group: &mut Group, fault: &Fault) {
     let runs = |group: &Group, host: usize| group.role(host).is_some();
     match *fault {
-        Fault::Start(host) if !runs(group, host) => group.start(host),
+        Fault::Start(host) if !runs(group, host) => start(group, host),
         Fault::Start(_) => {}
         Fault::Kill(host) => group.kill(host),
         Fault::Stop(host) => group.stop(host),
@@ -99,13 +112,15 @@ fn group(scenario: &Scenario) -> Group {
         delay_max: Duration::from_millis(scenario.delay_max_ms),
         loss_permille: scenario.loss_permille,
     };
-    Group::new(&weights, link, scenario.seed)
+    let mut group = Group::new(&weights, link, scenario.seed);
+    group.set_multicast(scenario.multicast);
+    group
 }
 
 /// Plays all faults, then quiet. Returns how long it took to settle, or the last lines of the dialogue.
 fn play(scenario: &Scenario, group: &mut Group) -> Result<Duration, String> {
     for host in 0..group.len() {
-        group.start(host);
+        start(group, host);
     }
     for (wait_ms, fault) in &scenario.faults {
         group.advance(Duration::from_millis(*wait_ms));
@@ -117,7 +132,17 @@ fn play(scenario: &Scenario, group: &mut Group) -> Result<Duration, String> {
         group.set_deaf(host, false);
     }
     group.note("* quiet");
-    let settled = group.settle(SETTLED_WITHIN);
+    if !scenario.multicast {
+        // A chain of addresses joins those who run only if no link of it is missing.
+        group.heal();
+        (0..group.len())
+            .filter(|host| group.role(*host).is_none())
+            .collect::<Vec<_>>()
+            .iter()
+            .for_each(|host| start(group, *host));
+    }
+    let limit = if scenario.multicast { SETTLED_WITHIN } else { JOINED_WITHIN };
+    let settled = group.settle(limit);
     let Some(settled) = settled else { return Err(format!("not settled:\n{}", tail(group))) };
     group.advance(Duration::from_secs(8));
     let before = group.take_log();
@@ -143,7 +168,7 @@ fn tail(group: &mut Group) -> String {
 fn one_master_in_each_part_soon_after_the_last_fault() {
     let (longest, times) = (Cell::new(Duration::ZERO), RefCell::new(Vec::new()));
     let mut runner = TestRunner::new(Config { cases: 1500, failure_persistence: None, ..Config::default() });
-    let result = runner.run(&scenario(), |scenario| {
+    let result = runner.run(&scenario(true), |scenario| {
         let mut group = group(&scenario);
         let settled = play(&scenario, &mut group).map_err(TestCaseError::fail)?;
         times.borrow_mut().push(settled);
@@ -158,6 +183,18 @@ fn one_master_in_each_part_soon_after_the_last_fault() {
     let (usual, slowest) = (times[times.len() * 99 / 100], times[times.len() - 1]);
     eprintln!("longest rivalry {:?}, settled within {usual:?} (p99), {slowest:?} (max)", longest.get());
     assert!(usual <= USUALLY_SETTLED_WITHIN, "99 of 100 settled within {usual:?} only");
+}
+
+#[test]
+fn addresses_alone_join_everybody() {
+    let mut runner = TestRunner::new(Config { cases: 1000, failure_persistence: None, ..Config::default() });
+    let result = runner.run(&scenario(false), |scenario| {
+        let mut group = group(&scenario);
+        play(&scenario, &mut group).map_err(TestCaseError::fail).map(|_| ())
+    });
+    if let Err(error) = result {
+        panic!("{error}");
+    }
 }
 
 /// A mesh that has settled and is left alone elects nobody, even if three datagrams in a hundred are lost.
@@ -183,7 +220,8 @@ fn nobody_is_elected_in_an_hour_of_load() {
 #[test]
 fn two_runs_with_one_seed_are_identical() {
     let faults = vec![(4000, Fault::Kill(0)), (1000, Fault::Cut(vec![0, 0, 1, 1, 1])), (3000, Fault::Heal)];
-    let scenario = Scenario { seed: 5, weights: vec![50; 5], delay_max_ms: 50, loss_permille: 20, faults };
+    let scenario =
+        Scenario { seed: 5, weights: vec![50; 5], delay_max_ms: 50, loss_permille: 20, multicast: true, faults };
     let (mut first, mut second) = (group(&scenario), group(&scenario));
     assert_eq!(play(&scenario, &mut first), play(&scenario, &mut second));
     assert_eq!(first.take_log(), second.take_log());
