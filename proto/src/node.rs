@@ -398,19 +398,19 @@ impl Node {
         self.collect(now);
         loop {
             if let Some(output) = self.election.poll_output() {
-                self.from_election(now, output);
+                self.do_for_election(now, output);
             } else if let Some(output) = self.roster.poll_output() {
-                self.from_roster(now, output);
+                self.do_for_roster(now, output);
             } else if let Some(output) = self.discovery.poll_output() {
-                self.from_discovery(now, output);
+                self.do_for_discovery(now, output);
             } else if let Some(output) = self.catalogue.poll_output() {
-                self.from_catalogue(now, output);
+                self.do_for_catalogue(now, output);
             } else if let Some(output) = self.tracker.poll_output() {
-                self.from_tracker(now, output);
+                self.do_for_tracker(now, output);
             } else if let Some(output) = self.torrents.poll_output() {
-                self.from_torrents(now, output);
+                self.do_for_torrents(now, output);
             } else if let Some(output) = self.board.poll_output() {
-                self.from_board(output);
+                self.do_for_board(output);
             } else {
                 break;
             }

@@ -186,7 +186,7 @@ impl Node {
 
     // ---- what the parts want
 
-    pub(super) fn from_election(&mut self, now: Time, output: election::Output) {
+    pub(super) fn do_for_election(&mut self, now: Time, output: election::Output) {
         match output {
             election::Output::Beat(beat) => {
                 let to = self.roster.followers().collect();
@@ -271,7 +271,7 @@ impl Node {
         self.tell_all_swarms(now, &swarm::Input::NewTracker);
     }
 
-    pub(super) fn from_discovery(&mut self, now: Time, output: discovery::Output) {
+    pub(super) fn do_for_discovery(&mut self, now: Time, output: discovery::Output) {
         self.outputs.push_back(match output {
             discovery::Output::Dial { node, addr } => Output::Dial { node, addr },
             discovery::Output::Hangup(node) => Output::Hangup(node),
@@ -283,7 +283,7 @@ impl Node {
         });
     }
 
-    pub(super) fn from_roster(&mut self, now: Time, output: roster::Output) {
+    pub(super) fn do_for_roster(&mut self, now: Time, output: roster::Output) {
         match output {
             roster::Output::Send { to, message } => self.send(to, message),
             roster::Output::Members(members) => {
@@ -321,7 +321,7 @@ impl Node {
         }
     }
 
-    pub(super) fn from_catalogue(&mut self, now: Time, output: catalogue::Output) {
+    pub(super) fn do_for_catalogue(&mut self, now: Time, output: catalogue::Output) {
         match output {
             catalogue::Output::Send { to, message } => self.send(to, message),
             catalogue::Output::Changed { added, removed } => {
@@ -381,7 +381,7 @@ impl Node {
         self.event(event);
     }
 
-    pub(super) fn from_torrents(&mut self, now: Time, output: torrents::Output) {
+    pub(super) fn do_for_torrents(&mut self, now: Time, output: torrents::Output) {
         match output {
             torrents::Output::Ask { to, info_hash } => self.send(to, Message::TorrentWanted(info_hash)),
             torrents::Output::Got(metainfo) => self.torrent_came(now, metainfo.info_hash(), Some(&metainfo)),
@@ -389,7 +389,7 @@ impl Node {
         }
     }
 
-    pub(super) fn from_board(&mut self, output: board::Output) {
+    pub(super) fn do_for_board(&mut self, output: board::Output) {
         match output {
             board::Output::Mine(reports) => self.send_to_master(Message::Progress(reports)),
             board::Output::All(all) if self.is_ruling() => {
@@ -427,7 +427,7 @@ impl Node {
         Some(tracker::Contact { node: *node, addr, site: Site::named(&member.site), weight: member.weight })
     }
 
-    pub(super) fn from_tracker(&mut self, now: Time, output: tracker::Output) {
+    pub(super) fn do_for_tracker(&mut self, now: Time, output: tracker::Output) {
         let me = self.config.id;
         match output {
             tracker::Output::Announced { id, result } => self.outputs.push_back(Output::Announced { id, result }),

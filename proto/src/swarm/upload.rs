@@ -112,7 +112,7 @@ impl Swarm {
         let turn_over = self.peers[p].is_ours()
             && self.peers[p].turn_bytes >= u64::from(self.geometry.piece_length())
             && self.next_in_line(true).is_some();
-        if turn_over && !self.peers[p].wanted.front().is_some_and(|next| next.piece == block.piece) {
+        if turn_over && self.peers[p].wanted.front().is_none_or(|next| next.piece != block.piece) {
             self.choke(p);
         }
         self.serve(now);
