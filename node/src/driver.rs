@@ -165,9 +165,10 @@ pub async fn run(
     let mut end_of_pages = end.clone();
     let page_mesh = web::Mesh { name: config.mesh.clone(), host: host.clone() };
     let pages = bind_pages(&config, &place, &handle, &page_mesh, async move { drop(end_of_pages.changed().await) })?;
-    let cache = Cache::start(&config, &host, events.clone())?;
     let disk = Disk::start(config.cache.clone(), &config.libraries, buffers, events.clone())?;
+    // First the socket: a second node on it is refused before it has begun to hash.
     let listener = socket::Listener::bind(&config.socket)?;
+    let cache = Cache::start(&config, &host, events.clone())?;
     let commands = socket::Node { handle: handle.clone(), cache: cache.clone(), mesh: config.mesh.as_str().into() };
     let commands = tokio::spawn(socket::serve(listener, commands));
 
@@ -576,7 +577,9 @@ impl Driver {
         });
     }
 
-    fn report(&self, event: Event) {
+    fn report(&mut self, event: Event) {
+        // Whoever asks after this event sees what it says.
+        self.status = None;
         match &event {
             Event::BecameMaster { term } => tracing::info!(term, "is master now"),
             Event::BecameSolo => tracing::info!("reaches no other node: serves itself"),

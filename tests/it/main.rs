@@ -1,4 +1,5 @@
 //! Real nodes, real networks, real foreign clients: one binary, in reading order.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "tests say what they measured and what they skip")]
 
 /// Processes of `labmesh`, what people type at them, and waiting for it.
 mod harness;

@@ -458,7 +458,7 @@ mod tests {
     #[test]
     fn mesh_names_and_keys_do_not_run_together() {
         let tags = [("ab", Some("c")), ("a", Some("bc")), ("abc", None), ("abc", Some(""))]
-            .map(|(name, key)| MeshKey::new(name, key).tag_hex());
+            .map(|(name, key)| MeshKey::new(name, key.map(str::as_bytes)).tag_hex());
         for (n, tag) in tags.iter().enumerate() {
             assert_eq!(tag.len(), 16);
             assert!(!tags[..n].contains(tag));

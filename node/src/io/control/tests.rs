@@ -106,7 +106,7 @@ fn beat(node: NodeId) -> Beat {
 
 #[tokio::test]
 async fn messages_flow_both_ways_small_and_large() {
-    let mut pair = nodes(2, &MeshKey::new("lab", Some(b"key")));
+    let mut pair = nodes(2, &MeshKey::new("lab", Some("key".as_bytes())));
     let [a, b] = &mut pair[..] else { unreachable!() };
     connect(a, b).await;
     let torrent = Message::Torrent { info_hash: InfoHash([1; 20]), bytes: vec![7; 9 << 20] };
@@ -162,9 +162,11 @@ async fn gossip_reaches_everybody_along_a_chain() {
 #[tokio::test]
 async fn other_meshes_and_wrong_keys_do_not_get_in() {
     let lab = |key| MeshKey::new("lab", key);
-    for (ours, theirs) in
-        [(lab(Some("a")), lab(Some("b"))), (lab(Some("a")), lab(None)), (lab(None), MeshKey::new("lab2", None))]
-    {
+    for (ours, theirs) in [
+        (lab(Some("a".as_bytes())), lab(Some("b".as_bytes()))),
+        (lab(Some("a".as_bytes())), lab(None)),
+        (lab(None), MeshKey::new("lab2", None)),
+    ] {
         let mut a = start([127, 0, 0, 1], &ours, CONTROL_BYTES_MAX);
         let mut b = start([127, 0, 0, 2], &theirs, CONTROL_BYTES_MAX);
         a.dial(&b);
