@@ -75,13 +75,10 @@ impl Lab {
     }
 
     /// The next report must be that this image is here.
-    #[track_caller]
-    fn has(&mut self, expected: &str) -> impl Future<Output = (Arc<Metainfo>, bool)> {
-        async move {
-            match self.next().await {
-                Input::CacheHas { name, metainfo, stopped } if name == expected => (metainfo, stopped),
-                other => panic!("expected {expected}, not {other:?}"),
-            }
+    async fn has(&mut self, expected: &str) -> (Arc<Metainfo>, bool) {
+        match self.next().await {
+            Input::CacheHas { name, metainfo, stopped } if name == expected => (metainfo, stopped),
+            other => panic!("expected {expected}, not {other:?}"),
         }
     }
 
