@@ -7,7 +7,7 @@
 //! Not here: any decision.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -262,7 +262,9 @@ fn bind_pages(
     end: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<tracker::Server> {
     let end = futures::FutureExt::shared(futures::FutureExt::boxed(end));
-    let bind = |port| tracker::serve(place.listen_ip(), port, handle.clone(), mesh.clone(), end.clone());
+    // Pages and tracker speak IPv6 too, unless one address was asked for.
+    let ip = place.address().map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), IpAddr::V4);
+    let bind = |port| tracker::serve(ip, port, handle.clone(), mesh.clone(), end.clone());
     Ok(on_a_port(config.http_port, config.any_port, bind)?)
 }
 

@@ -45,6 +45,9 @@ mod tests;
 
 /// How often an active swarm looks after stalled requests, unused slots and addresses to dial.
 const REVIEW: Duration = Duration::from_millis(100);
+/// An announce that is not answered is repeated after this, doubling: it may have overtaken the greeting that makes
+/// this node known to a new master.
+const ANNOUNCE_AGAIN: Duration = Duration::from_millis(250);
 /// Pieces that no peer has are worth a new announce, which wakes idle copies, this often at most.
 const STARVING_EVERY: Duration = Duration::from_secs(2);
 /// Without a new block for this long, and with pieces that nobody has, a swarm is waiting rather than fetching.
@@ -183,6 +186,8 @@ pub struct Swarm {
     others_missing: u32,
     stay: bool,
     announce_at: Time,
+    /// Announces since the tracker's last answer.
+    unanswered: u32,
     starving_at: Time,
     review_at: Time,
     progress_at: Time,
@@ -227,6 +232,7 @@ impl Swarm {
             others_missing: 0,
             stay: false,
             announce_at: Time::NEVER,
+            unanswered: 0,
             starving_at: now,
             review_at: Time::NEVER,
             progress_at: now,
@@ -271,10 +277,20 @@ impl Swarm {
             Input::Finished(Ok(())) => self.complete_since = Some(now),
             Input::Finished(Err(error)) | Input::ReadFailed(error) => self.fail(now, error),
             Input::Master(master) => self.master = master,
-            Input::NewTracker => self.announce_at = self.announce_at.min(now),
+            Input::NewTracker => {
+                self.unanswered = 0;
+                if self.announce_at < Time::NEVER {
+                    self.announce_at = now;
+                }
+            }
             Input::Mode(mode, seed_time) => {
                 self.mode = mode;
                 self.seed_time = seed_time;
+                for p in 0..self.peers.len() {
+                    if self.peers[p].is_ours() {
+                        self.extend(p);
+                    }
+                }
             }
             Input::Stopped(stopped) => {
                 self.stopped = stopped;
@@ -417,7 +433,8 @@ impl Swarm {
     // ---- the tracker
 
     fn announce(&mut self, now: Time, leaving: bool) {
-        self.announce_at = now + ANNOUNCE_INTERVAL;
+        self.announce_at = now + (ANNOUNCE_AGAIN * 2u32.saturating_pow(self.unanswered.min(8))).min(ANNOUNCE_INTERVAL);
+        self.unanswered = self.unanswered.saturating_add(1);
         let left = self.geometry.length() - self.pieces.bytes_here();
         self.outputs.push_back(Output::Announce(NodeAnnounce {
             info_hash: self.info_hash(),
@@ -449,6 +466,10 @@ impl Swarm {
         self.stay = answer.stay;
         if !self.life.is_active() {
             return;
+        }
+        // Neighbours are told unasked too, when they change.
+        if std::mem::take(&mut self.unanswered) > 0 {
+            self.announce_at = now + ANNOUNCE_INTERVAL;
         }
         let me = self.me;
         let to_dial = answer.neighbours.iter().map(|n| {
@@ -523,18 +544,24 @@ impl Swarm {
         None
     }
 
-    /// What comes first on a new connection: extension handshake, then pieces.
-    fn introduce(&mut self, p: usize) {
+    /// The extension handshake; it is said again when it changes (BEP 10).
+    fn extend(&mut self, p: usize) {
         if self.peers[p].extended {
             let ours = Extended {
                 client: Some(concat!("labmesh ", env!("CARGO_PKG_VERSION")).to_owned()),
                 reqq: Some(REQUESTS_PER_PEER_MAX as u32),
                 port: Some(self.peer_port),
                 block: Some(LARGE_BLOCK_BYTES),
+                seeder: self.mode == Mode::Seeder && !self.pieces.here().is_full(),
                 upload_only: self.pieces.here().is_full(),
             };
             self.tell(p, Message::Extended(ours));
         }
+    }
+
+    /// What comes first on a new connection: extension handshake, then pieces.
+    fn introduce(&mut self, p: usize) {
+        self.extend(p);
         let here = self.pieces.here();
         let message = match (here.count(), self.peers[p].fast) {
             (0, true) => Message::HaveNone,
@@ -547,7 +574,10 @@ impl Swarm {
 
     /// Closes a connection and forgets the peer; its `PeerDown` finds nobody.
     pub(crate) fn close(&mut self, now: Time, p: usize, reason: CloseReason) {
-        let conn = self.peers[p].conn;
+        let Peer { conn, addr, .. } = self.peers[p];
+        if let CloseReason::Misbehaved(fault) = &reason {
+            self.ask_border(io::Output::Event(io::Event::PeerRefused { addr, reason: fault.to_string() }));
+        }
         self.ask_border(io::Output::Close { conn, reason });
         self.forget(now, p);
     }

@@ -57,6 +57,8 @@ pub(super) struct Peer {
     /// The longest block that it serves.
     pub(super) block_len: u32,
     reqq: usize,
+    /// It fetches in mode seeder.
+    pub(super) seeder: bool,
     /// Requests on the way, oldest first.
     pub(super) asked: VecDeque<Asked>,
     pub(super) asked_bytes: u64,
@@ -115,6 +117,7 @@ impl Peer {
             peer_interested: false,
             block_len: BLOCK_BYTES,
             reqq: REQQ_DEFAULT,
+            seeder: false,
             asked: VecDeque::new(),
             asked_bytes: 0,
             late: 0,
@@ -151,6 +154,7 @@ impl Peer {
         {
             self.listens = Some(SocketAddr::new(self.addr.ip(), port));
         }
+        self.seeder = extended.seeder;
         if let Some(reqq) = extended.reqq {
             self.reqq = (reqq as usize).clamp(1, REQUESTS_PER_PEER_MAX);
         }

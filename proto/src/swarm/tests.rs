@@ -172,3 +172,16 @@ fn a_disk_error_stops_the_transfer_with_its_reason() {
     room.tell(host, Input::ReadFailed(error.clone()));
     assert_eq!((room.state(host), room.hosts[host].swarm.error()), (TransferState::Failed, Some(&error)));
 }
+
+#[test]
+fn the_master_serves_those_in_mode_seeder_first() {
+    let mut room = Room::new(IMAGE, MIB as u32);
+    let master = room.join(GBIT / 8, Mode::Seeder, None, true);
+    room.tell(master, Input::Master(true));
+    let peers: Vec<usize> = (0..4).map(|_| room.join(GBIT / 8, Mode::Leecher, None, false)).collect();
+    let seeder = room.join(GBIT / 8, Mode::Seeder, None, false);
+    room.run_until(secs(60), "the seeder is complete", |room| room.hosts[seeder].swarm.is_complete());
+    let first = room.hosts[master].swarm.sources().map(|(_, id, _, up)| (up, id)).max().map(|(_, id)| id);
+    assert_eq!(first, Some(room.hosts[seeder].swarm.me), "it got the most from the master");
+    assert!(peers.iter().all(|p| !room.hosts[*p].swarm.is_complete()));
+}

@@ -5,7 +5,7 @@
 //! data slowly does not count, so a slow node delays nobody but itself. Foreign clients share a bounded number of
 //! slots and every second block. There is no tit for tat.
 //!
-//! A whole copy steers with BEP 6 `suggest`: pieces that it has never sent go out first.
+//! The master serves nodes in mode seeder first, since they serve the others. A whole copy steers with BEP 6 `suggest`: pieces that it has never sent go out first.
 
 use std::time::Duration;
 
@@ -191,14 +191,14 @@ impl Swarm {
         (0..self.peers.len()).filter(move |p| !self.peers[*p].am_choking && self.peers[*p].is_ours() == ours)
     }
 
-    /// The interested, choked peer that waits for its turn the longest.
+    /// The interested, choked peer that waits for its turn the longest; at the master those in mode seeder first.
     fn next_in_line(&self, ours: bool) -> Option<usize> {
         (0..self.peers.len())
             .filter(|p| {
                 let peer = &self.peers[*p];
                 peer.am_choking && peer.peer_interested && peer.is_ours() == ours
             })
-            .min_by_key(|p| self.peers[*p].turn)
+            .min_by_key(|p| (self.master && !self.peers[*p].seeder, self.peers[*p].turn))
     }
 
     /// Unchokes up to `slots` of our own nodes, and foreign clients up to their share; whether anybody was.

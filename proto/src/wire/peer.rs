@@ -64,6 +64,8 @@ pub struct Extended {
     pub port: Option<u16>,
     /// `labmesh_block`: the longest request it answers, in bytes; only our own nodes say it.
     pub block: Option<u32>,
+    /// `labmesh_seeder`: it fetches in mode seeder, and is served first by the master; only our own nodes say it.
+    pub seeder: bool,
     /// `upload_only` (BEP 21): it is complete and wants nothing.
     pub upload_only: bool,
 }
@@ -271,6 +273,9 @@ impl Extended {
             if let Some(block) = self.block {
                 dict.int(b"labmesh_block", block);
             }
+            if self.seeder {
+                dict.int(b"labmesh_seeder", 1);
+            }
             dict.dict(b"m", |_| {});
             if let Some(port) = self.port {
                 dict.int(b"p", port);
@@ -301,6 +306,7 @@ impl Extended {
             reqq: int("reqq").and_then(|n| n.try_into().ok()),
             port: int("p").and_then(|n| n.try_into().ok()).filter(|port| *port != 0),
             block: int("labmesh_block").and_then(|n| n.try_into().ok()),
+            seeder: int("labmesh_seeder").is_some_and(|n| n != 0),
             upload_only: int("upload_only").is_some_and(|n| n != 0),
         })
     }
@@ -527,10 +533,11 @@ mod tests {
             reqq: Some(512),
             port: Some(6881),
             block: Some(262_144),
+            seeder: true,
             upload_only: true,
         };
-        let dictionary = b"d13:labmesh_blocki262144e1:mde1:pi6881e4:reqqi512e11:upload_onlyi1e1:v11:labmesh 0.1e";
-        check(&[b"\0\0\0\x57\x14\0", &dictionary[..]].concat(), Message::Extended(extended));
+        let dictionary = b"d13:labmesh_blocki262144e14:labmesh_seederi1e1:mde1:pi6881e4:reqqi512e11:upload_onlyi1e1:v11:labmesh 0.1e";
+        check(&[b"\0\0\0\x6b\x14\0", &dictionary[..]].concat(), Message::Extended(extended));
     }
 
     #[test]
@@ -643,10 +650,10 @@ mod tests {
 
     fn any_message() -> impl Strategy<Value = Message> {
         let extended =
-            ("[ -~]{0,64}", any::<Option<(u32, u32, bool)>>(), 1..=u16::MAX).prop_map(|(v, numbers, port)| {
-                let (reqq, block, upload_only) = numbers.unwrap_or_default();
-                let some = |n| numbers.map(|_| n);
-                Extended { client: Some(v), reqq: some(reqq), port: Some(port), block: some(block), upload_only }
+            ("[ -~]{0,64}", any::<Option<(u32, u32, bool, bool)>>(), 1..=u16::MAX).prop_map(|(v, numbers, port)| {
+                let (reqq, block, seeder, upload_only) = numbers.unwrap_or_default();
+                let (reqq, block) = (numbers.map(|_| reqq), numbers.map(|_| block));
+                Extended { client: Some(v), reqq, port: Some(port), block, seeder, upload_only }
             });
         prop_oneof![
             proptest::sample::select(vec![

@@ -15,7 +15,7 @@ use crate::faults::Fault;
 use crate::network::End;
 
 /// The source's, so that it becomes master; the most that an open mesh allows.
-const SOURCE_WEIGHT: u8 = 60;
+const SOURCE_WEIGHT: u8 = 99;
 /// A partial scan of the cache at the start.
 const SCAN: Duration = Duration::from_millis(5);
 
@@ -101,7 +101,7 @@ impl World {
             name: format!("pc{:03}", m + 1),
             weight: Weight::try_from(weight).expect("our own weights are below 100"),
             site: String::new(),
-            keyed: false,
+            keyed: true,
             mode: Mode::Peer,
             seed_time: None,
             control_port: CONTROL_PORT,
