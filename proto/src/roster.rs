@@ -69,12 +69,12 @@ pub enum Input {
         /// The freshest heartbeat this node knows, for the answer.
         beat: Option<Beat>,
     },
-    /// The answer to our greeting of a node that is not the master.
-    Welcome {
-        /// The freshest heartbeat it knows.
-        beat: Option<Beat>,
-        /// Where that master listens.
-        master: Option<SocketAddr>,
+    /// A neighbour says where a master's control plane listens.
+    MasterAt {
+        /// The master.
+        node: NodeId,
+        /// Where.
+        addr: SocketAddr,
     },
     /// The obeyed master's heartbeat shows this version.
     Version(u64),
@@ -123,7 +123,7 @@ pub enum Output {
     MemberUp(NodeId),
     /// A member fell silent.
     MemberDown(NodeId),
-    /// Somebody says that this master's control plane listens there: for discovery.
+    /// That master's control plane listens there: for discovery.
     MasterAt {
         /// Which.
         node: NodeId,
@@ -197,7 +197,10 @@ impl Roster {
                 self.version = 0;
                 self.greet_master(now);
             }
-            Input::Welcome { beat, master } => self.on_welcome(beat, master),
+            Input::MasterAt { node, addr } if node != self.me.id => {
+                self.outputs.push_back(Output::MasterAt { node, addr });
+            }
+            Input::MasterAt { .. } => {}
             Input::Leaderless => self.place = Place::Alone,
             Input::Up { node, addr } => self.on_up(node, addr),
             Input::Down(node) => self.on_down(now, node),
@@ -516,16 +519,20 @@ impl Roster {
 
     /// Greets the master. While nothing is known of where it is, the neighbours are greeted as well, whose answer says
     /// it: where multicast is filtered, a claim may be all that was heard of it.
+    /// Greets the master. Without a connection to it the neighbours are greeted as well, whose answer says where it is:
+    /// where multicast is filtered, a claim may be all that was heard of it.
     fn greet_master(&mut self, now: Time) {
         let Place::Following { epoch, hello_at, .. } = &mut self.place else { return };
         let master = epoch.node;
         *hello_at = now + HELLO_EVERY;
-        let known = self.addresses.contains_key(&master)
-            || self.table.get(&master).is_some_and(|row| row.entry.member.addr.is_some());
-        if known {
+        if self.addresses.contains_key(&master) {
             return self.greet(master);
         }
-        *hello_at = now + BEAT_EVERY;
+        let listed = self.table.get(&master).map(|row| &row.entry.member);
+        match listed.and_then(|member| Some(SocketAddr::new(member.addr?, member.control_port))) {
+            Some(addr) => self.outputs.push_back(Output::MasterAt { node: master, addr }),
+            None => *hello_at = now + BEAT_EVERY,
+        }
         let neighbours: Vec<NodeId> = self.addresses.keys().take(NEIGHBOURS_ASKED).copied().collect();
         for node in neighbours {
             self.greet(node);
@@ -533,15 +540,12 @@ impl Roster {
     }
 
     fn welcome(&mut self, to: NodeId, beat: Option<Beat>) {
-        let place = beat.and_then(|beat| Some(SocketAddr::new(self.address(&beat.epoch.node)?, beat.control_port)));
-        self.send(to, Message::Welcome { beat, master: place });
-    }
-
-    fn on_welcome(&mut self, beat: Option<Beat>, master: Option<SocketAddr>) {
-        if let (Some(beat), Some(addr)) = (beat, master)
-            && beat.epoch.node != self.me.id
+        self.send(to, Message::Welcome(beat));
+        if let Some(beat) = beat
+            && let Some(addr) = self.address(&beat.epoch.node)
         {
-            self.outputs.push_back(Output::MasterAt { node: beat.epoch.node, addr });
+            let addr = SocketAddr::new(addr, beat.control_port);
+            self.send(to, Message::MasterAt { node: beat.epoch.node, addr });
         }
     }
 

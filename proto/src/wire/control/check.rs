@@ -95,7 +95,8 @@ impl Message {
             | Self::Claim { .. }
             | Self::Goodbye { .. }
             | Self::Yield(_)
-            | Self::Welcome { .. }
+            | Self::Welcome(_)
+            | Self::MasterAt { .. }
             | Self::Incompatible { .. }
             | Self::RosterSince(_)
             | Self::HoldingsWanted
@@ -338,7 +339,8 @@ mod tests {
             Message::Goodbye { epoch, successor: Some(node) },
             Message::Yield(epoch),
             Message::Hello { member: member("pc07"), protocol: 1, holdings: 8 },
-            Message::Welcome { beat: Some(beat()), master: Some(foreign().addr) },
+            Message::Welcome(Some(beat())),
+            Message::MasterAt { node, addr: foreign().addr },
             Message::Incompatible { protocol: 2 },
             Message::RosterSince(4),
             Message::Roster(RosterDelta { epoch, from: 1, to: 2, changed, gone, succession }),
@@ -459,7 +461,7 @@ mod tests {
         }
 
         #[test]
-        fn damaged_messages_never_panic(which in 0..28_usize, at in any::<proptest::sample::Index>(), byte in any::<u8>()) {
+        fn damaged_messages_never_panic(which in 0..29_usize, at in any::<proptest::sample::Index>(), byte in any::<u8>()) {
             let mut bytes = samples()[which].encode();
             let at = at.index(bytes.len());
             bytes[at] = byte;
