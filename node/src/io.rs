@@ -3,17 +3,46 @@
 //! Rule: every part reports through one bounded channel of [`Event`]s and is told what to do by calls that stand for
 //! one [`labmesh_proto::io::Output`] each. Not here: any decision.
 
-use bytes::BytesMut;
 use labmesh_proto::id::ConnId;
 use labmesh_proto::io::Input;
 use labmesh_proto::wire::peer::Range;
 use tokio::sync::mpsc;
+
+// First what a byte passes through, then the control plane, then what people and other programs reach.
+pub mod buffers;
+pub mod disk;
+pub mod hash;
+pub mod peers;
+pub mod source;
+
+pub mod control;
+pub mod heartbeat;
+pub mod identity;
+pub mod interfaces;
+pub mod mdns;
+
+pub mod cache;
+pub mod socket;
+pub mod tracker;
+
+#[cfg(test)]
+mod testing;
+
+use buffers::Buffer;
+use source::Source;
 
 /// What the parts tell the driver.
 #[derive(Debug)]
 pub enum Event {
     /// Something that `proto` knows of.
     Input(Input),
+    /// The same, about one opening of an image: dropped if `source` [is closed](Source::is_closed) by now.
+    OfImage {
+        /// Which opening.
+        source: Source,
+        /// What happened.
+        input: Input,
+    },
     /// [`Input::Block`] with its payload: the driver keeps it only if `proto` says `Store`.
     Block {
         /// The connection.
@@ -21,7 +50,7 @@ pub enum Event {
         /// Which block, as the peer named it.
         range: Range,
         /// The payload, `range.len` bytes.
-        data: BytesMut,
+        data: Buffer,
     },
 }
 

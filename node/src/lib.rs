@@ -5,4 +5,13 @@
 //! parts do not know each other; then what people touch.
 
 pub mod driver;
+
 pub mod io;
+
+pub mod cli;
+pub mod command;
+pub mod config;
+pub mod metrics;
+pub mod progress;
+pub mod view;
+pub mod web;

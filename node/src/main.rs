@@ -1,1 +1,5 @@
-fn main() {}
+//! The program `labmesh`: see [`labmesh::cli`].
+
+fn main() -> std::process::ExitCode {
+    labmesh::cli::main()
+}

@@ -4,6 +4,7 @@
 //! (`labmesh`'s `config.rs`), which become a [`Config`] once.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -161,8 +162,10 @@ pub struct Config {
     pub keyed: bool,
     /// The mode of a `get` that names none.
     pub mode: Mode,
-    /// The seed time of a `get` that names none.
-    pub seed_time: SeedTime,
+    /// The seed time of a `get` that names none; `None` = what its mode says.
+    pub seed_time: Option<SeedTime>,
+    /// This node's address on the lab's network, if it is known; others see it better than it does.
+    pub addr: Option<IpAddr>,
     /// Where its control plane listens (TCP), and its heartbeats (UDP).
     pub control_port: u16,
     /// Where its peers connect.
@@ -222,6 +225,10 @@ pub const GOSSIP_BYTES_MAX: usize = 4 * 1024;
 pub const CONTROL_BYTES_MAX: usize = TORRENT_BYTES_MAX + 64 * 1024;
 /// A `.torrent` of 64 Ki pieces is 1.3 MB; 100 GB at 256 KiB is 8 MB. More is refused before it is parsed.
 pub const TORRENT_BYTES_MAX: usize = 10 * 1024 * 1024;
+/// Lists and dictionaries inside each other in bencode; a hybrid torrent has 6, and `bip_metainfo` ends at 50.
+pub const BENCODE_DEPTH_MAX: usize = 32;
+/// Values in one piece of bencode: each costs up to some 700 bytes once read, so this bounds 2 bytes becoming 700.
+pub const BENCODE_VALUES_MAX: usize = 16 * 1024;
 
 // Catalogue and tracker.
 
@@ -231,6 +238,32 @@ pub const IMAGES_MAX: usize = 4096;
 pub const BOOK_PEERS_MAX: usize = 4096;
 /// Peers of one address in one image's book, so that one machine cannot fill it.
 pub const BOOK_PEERS_PER_ADDRESS: usize = 16;
+/// Foreign clients in all books together: a whole replica of them stays well below [`CONTROL_BYTES_MAX`].
+pub const BOOK_CLIENTS_MAX: usize = 16 * 1024;
+/// Images in one catalogue and swarms in one tracker: four full folders with nothing in common.
+pub const CATALOGUE_IMAGES_MAX: usize = 16 * 1024;
+/// Copies that one catalogue remembers (a node with an image): a thousand nodes with a thousand images, 32 MiB.
+pub const CATALOGUE_COPIES_MAX: usize = 1024 * 1024;
+/// Removals that the catalogue can tell one by one; a follower that missed more is sent the whole.
+pub const CATALOGUE_GONE_MAX: usize = 1024;
+/// A catalogue message is cut near this size, so that none comes close to [`CONTROL_BYTES_MAX`].
+pub const CATALOGUE_DELTA_BYTES: usize = 1024 * 1024;
+/// How long a follower waits for the catalogue before it asks again.
+pub const CATALOGUE_ASK_AGAIN: Duration = Duration::from_secs(1);
+/// A new master keeps images without a known holder this long: holders of parts tell theirs at once.
+pub const CATALOGUE_GRACE: Duration = Duration::from_secs(10);
+/// At most so often are one swarm's neighbours chosen again, so that thirty joins at once are two rounds, not thirty.
+pub const REGROUP_EVERY: Duration = Duration::from_millis(50);
+/// How often the book is looked through for silent clients.
+pub const BOOK_SWEEP_EVERY: Duration = Duration::from_secs(5);
+/// How often deputies are sent the book, if it changed.
+pub const BOOK_REPLICATE_EVERY: Duration = Duration::from_secs(1);
+/// With fewer seeders than this in a swarm where somebody misses a piece, idle copies are woken.
+pub const SEEDERS_WANTED: usize = 2;
+/// How long a woken node has to appear before it is woken again; doubles with every try.
+pub const WAKE_AGAIN: Duration = Duration::from_secs(1);
+/// The longest wait of [`WAKE_AGAIN`].
+pub const WAKE_AGAIN_MAX: Duration = Duration::from_secs(32);
 /// What the tracker asks clients to wait between announces (bttrack's value in OpenGnsys).
 pub const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(30);
 /// The least a client may wait; earlier announces are answered all the same.
@@ -241,6 +274,10 @@ pub const ANNOUNCE_EXPIRY: Duration = Duration::from_secs(95);
 pub const NUMWANT_DEFAULT: usize = 50;
 /// Peers handed to anybody at once.
 pub const NUMWANT_MAX: usize = 200;
+/// Info hashes in one UDP scrape (BEP 15: about 74 fit in a datagram that is not fragmented).
+pub const SCRAPE_HASHES_MAX: usize = 74;
+/// The longest UDP answer: fits in an Ethernet frame with IPv6 and a tunnel's header.
+pub const DATAGRAM_BYTES_MAX: usize = 1400;
 
 // Swarm.
 
@@ -250,6 +287,12 @@ pub const BLOCK_BYTES: u32 = 16 * 1024;
 pub const LARGE_BLOCK_BYTES: u32 = 256 * 1024;
 /// The longest request we answer.
 pub const REQUEST_BYTES_MAX: u32 = LARGE_BLOCK_BYTES;
+/// The longest bitfield: that of a torrent at its limit, which has no room for more piece hashes of 20 bytes.
+pub const BITFIELD_BYTES_MAX: usize = TORRENT_BYTES_MAX.div_ceil(20).div_ceil(8);
+/// The longest extension handshake; real ones have a few hundred bytes.
+pub const EXTENDED_BYTES_MAX: usize = 16 * 1024;
+/// The longest message that we skip because we do not know it; libtorrent refuses more than 1 MiB too.
+pub const UNKNOWN_BYTES_MAX: usize = 1024 * 1024;
 /// Requests one peer may have waiting at ours (BEP 10 `reqq`).
 pub const REQUESTS_PER_PEER_MAX: usize = 512;
 /// Connections of one image.

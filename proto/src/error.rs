@@ -15,9 +15,6 @@ pub enum PeerMisbehaved {
     /// Our own peer id came back.
     #[error("is this node itself")]
     Oneself,
-    /// It gave a bitfield after other messages, or twice (BEP 3, BEP 6).
-    #[error("sent its bitfield late or twice")]
-    LateBitfield,
     /// The bitfield does not fit the image.
     #[error("sent {0}")]
     BadBitfield(#[from] BadBitfield),

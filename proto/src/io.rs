@@ -41,6 +41,9 @@ pub enum Input {
         addr: SocketAddr,
     },
 
+    /// This node's own address on the lab's network, when it becomes known or changes.
+    Address(IpAddr),
+
     // ---- heartbeat
     /// A heartbeat datagram, unicast or the beacon; its signature was good.
     Beat {

@@ -16,11 +16,13 @@ pub mod id;
 
 pub mod wire;
 
+pub mod board;
 pub mod catalogue;
 pub mod discovery;
 pub mod election;
 pub mod neighbours;
 pub mod roster;
+pub mod torrents;
 pub mod tracker;
 
 pub mod swarm;

@@ -1,134 +1,440 @@
 //! One node: joins the parts. Routes inputs to the part that owns them and outputs to the border.
 //!
 //! Not here: any rule. Who is master is decided in `election`, who talks to whom in `tracker` and `neighbours`, which
-//! block is asked of whom in `swarm`.
+//! block is asked of whom in `swarm`. What a person asks is taken apart in `node/commands.rs`, what the other nodes say
+//! in `node/mesh.rs`, what people see is put together in `node/status.rs`.
 
-use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
-use crate::config::{Mode, Weight};
-use crate::id::{InfoHash, NodeId};
-use crate::wire::control::{TransferReport, TransferState};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
 
-/// What a node is in its mesh.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// Catalogue and tracker are here.
-    Master,
-    /// Obeys a master.
-    Follower,
-    /// Has lost its master, or just started.
-    Candidate,
-    /// Master of itself, since it reaches nobody.
-    Solo,
+use crate::board::{self, Board};
+use crate::catalogue::{self, Catalogue};
+use crate::config::{Config, Mode, SeedTime};
+use crate::discovery::Discovery;
+use crate::election::Election;
+use crate::error::{CloseReason, PeerMisbehaved};
+use crate::id::{ConnId, ImageIndex, InfoHash, PeerId, RequestId, Time};
+use crate::io::{Event, Input, Output};
+use crate::roster::{self, Roster};
+use crate::swarm::{self, Swarm};
+use crate::torrents::Torrents;
+use crate::tracker::Tracker;
+use crate::wire::control::{Holding, Holdings};
+use crate::wire::metainfo::Metainfo;
+
+pub use self::status::{ImageStatus, NodeStatus, Role, Status, TransferStatus};
+
+mod commands;
+mod mesh;
+mod status;
+
+/// Why a torrent is wanted.
+#[derive(Debug)]
+enum WantedBy {
+    Get(RequestId, commands::Wish),
+    Torrent(RequestId),
 }
 
-/// Everything that pages, `status` and `ls` show, at one moment.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Status {
-    /// This node.
-    pub id: NodeId,
-    /// Its name.
-    pub name: String,
-    /// What it is.
-    pub role: Role,
-    /// The term it lives in.
-    pub term: u64,
-    /// Its master's name, if it has one.
-    pub master: Option<String>,
-    /// Every node of the roster, this one included, by name.
-    pub nodes: Vec<NodeStatus>,
-    /// Every image of the catalogue, by name.
-    pub images: Vec<ImageStatus>,
-    /// Every image in this node's own swarms, by name.
-    pub transfers: Vec<TransferStatus>,
-    /// Trackers for a torrent that this node hands out: the master, three deputies, this node.
-    pub trackers: Vec<SocketAddr>,
+/// One labmesh node. See [`crate::io`] for the five verbs.
+#[derive(Debug)]
+pub struct Node {
+    config: Config,
+    rng: ChaCha8Rng,
+
+    election: Election,
+    discovery: Discovery,
+    roster: Roster,
+    catalogue: Catalogue,
+    tracker: Tracker,
+    torrents: Torrents,
+    board: Board,
+
+    /// By `ImageIndex`; a withdrawn image leaves a gap that the next one takes.
+    swarms: Vec<Option<Swarm>>,
+    by_hash: BTreeMap<InfoHash, usize>,
+    /// Which image a connection is for, by `ConnId`.
+    conns: Vec<Option<usize>>,
+    /// When each swarm wants to be woken, in order; `armed` has the same by image.
+    timers: BTreeSet<(Time, usize)>,
+    armed: Vec<Option<(Time, &'static str)>>,
+    /// Swarms whose outputs are to be collected.
+    touched: Vec<usize>,
+    /// Who waits for which torrent.
+    wanted: Vec<(InfoHash, WantedBy)>,
+    /// Commands that name an image which is not known yet, and the one that is tried for the last time.
+    early: VecDeque<commands::Early>,
+    last_try: Option<RequestId>,
+    holdings_version: u64,
+    /// Announces of clients that were passed on to the master, until it answers.
+    passed_on: VecDeque<mesh::PassedOn>,
+    leaving: bool,
+    outputs: VecDeque<Output>,
 }
 
-/// One node of the roster.
-#[derive(Clone, Debug, PartialEq)]
-pub struct NodeStatus {
-    /// Who.
-    pub id: NodeId,
-    /// Unique among the nodes: `pc07`, and `pc07-2` for a second of that name.
-    pub name: String,
-    /// Where, as far as known.
-    pub addr: Option<IpAddr>,
-    /// Its pages and tracker.
-    pub http_port: u16,
-    /// What it is.
-    pub role: Role,
-    /// How willing to be master.
-    pub weight: Weight,
-    /// Which switch.
-    pub site: String,
-    /// Heard by the master lately.
-    pub live: bool,
-    /// What it fetches and seeds.
-    pub transfers: Vec<TransferReport>,
+impl Node {
+    /// A node that starts now. `term_on_disk` is the last term of [`Output::Persist`].
+    pub fn new(now: Time, config: Config, term_on_disk: u64) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
+        let me = config.id;
+        let mut node = Self {
+            election: Election::new(
+                now,
+                me,
+                config.weight,
+                config.keyed,
+                config.control_port,
+                term_on_disk,
+                rng.next_u64(),
+            ),
+            discovery: Discovery::new(me, rng.next_u64()),
+            roster: Roster::new(now, mesh::member(&config), config.keyed),
+            catalogue: Catalogue::new(me),
+            tracker: Tracker::new(me, rng.next_u64(), config.open_tracker),
+            torrents: Torrents::default(),
+            board: Board::new(now, me),
+            swarms: Vec::new(),
+            by_hash: BTreeMap::new(),
+            conns: Vec::new(),
+            timers: BTreeSet::new(),
+            armed: Vec::new(),
+            touched: Vec::new(),
+            wanted: Vec::new(),
+            early: VecDeque::new(),
+            last_try: None,
+            // Never one that an earlier life of this node has used for other holdings.
+            holdings_version: rng.next_u64() >> 16,
+            passed_on: VecDeque::new(),
+            leaving: false,
+            outputs: VecDeque::new(),
+            rng,
+            config,
+        };
+        node.settle(now);
+        node
+    }
+
+    /// Something happened.
+    pub fn handle_input(&mut self, now: Time, input: Input) {
+        match input {
+            // The data plane first: it is the most of it by far.
+            Input::Block { conn, range } => self.tell_peer(now, conn, swarm::Input::Block(conn, range)),
+            Input::Peer { conn, message } => self.tell_peer(now, conn, swarm::Input::Peer(conn, message)),
+            Input::Sent { conn, block } => self.tell_peer(now, conn, swarm::Input::Sent(conn, block)),
+            Input::Verified { image, piece, result } => {
+                self.tell_image(now, image, swarm::Input::Verified(piece, result))
+            }
+            Input::PeerUp { conn, addr, handshake, outgoing } => {
+                let Some(image) = self.image_of(&handshake.info_hash) else {
+                    let reason = CloseReason::Misbehaved(PeerMisbehaved::UnknownInfoHash);
+                    return self.outputs.push_back(Output::Close { conn, reason });
+                };
+                self.set_conn(conn, Some(image));
+                self.tell_swarm(now, image, swarm::Input::PeerUp { conn, addr, handshake, outgoing });
+            }
+            Input::PeerDown { conn } => {
+                self.tell_peer(now, conn, swarm::Input::PeerDown(conn));
+                self.set_conn(conn, None);
+            }
+            Input::PeerUnreachable { image, addr } => self.tell_image(now, image, swarm::Input::PeerUnreachable(addr)),
+            Input::Opened { image, result } => self.tell_image(now, image, swarm::Input::Opened(result)),
+            Input::Finished { image, result } => {
+                self.tell_image(now, image, swarm::Input::Finished(result));
+                self.tell_holdings(now);
+            }
+            Input::ReadFailed { image, error } => self.tell_image(now, image, swarm::Input::ReadFailed(error)),
+
+            Input::CacheHas { name, metainfo, stopped } => {
+                self.cache_has(now, name, metainfo, Mode::Seeder, None, true, stopped);
+            }
+            Input::CachePart { name, metainfo, mode, seed_time, stopped } => {
+                self.cache_has(now, name, metainfo, mode, seed_time, false, stopped);
+            }
+            Input::CacheLost { info_hash } => {
+                if let Some(image) = self.image_of(&info_hash) {
+                    self.withdraw(now, image);
+                }
+            }
+            Input::CacheStopped { info_hash, stopped } => {
+                if let Some(image) = self.image_of(&info_hash) {
+                    self.tell_swarm(now, image, swarm::Input::Stopped(stopped));
+                }
+            }
+            Input::Command { id, command } => self.command(now, id, command),
+            mesh => self.handle_mesh(now, mesh),
+        }
+        self.settle(now);
+    }
+
+    /// The deadline has come.
+    pub fn handle_timeout(&mut self, now: Time) {
+        let due = |deadline: Option<(Time, &str)>| deadline.is_some_and(|(at, _)| at <= now);
+        if due(self.election.poll_timeout()) {
+            self.election.handle_timeout(now);
+        }
+        if due(self.discovery.poll_timeout()) {
+            self.discovery.handle_timeout(now);
+        }
+        if due(self.roster.poll_timeout()) {
+            self.roster.handle_timeout(now);
+        }
+        if due(self.catalogue.poll_timeout()) {
+            self.catalogue.handle_timeout(now);
+        }
+        if due(self.tracker.poll_timeout()) {
+            self.tracker.handle_timeout(now);
+        }
+        if due(self.torrents.poll_timeout()) {
+            self.torrents.handle_timeout(now);
+        }
+        if due(self.board.poll_timeout()) {
+            let mine = self.reports(now);
+            self.board.handle_input(now, board::Input::Mine(mine));
+        }
+        while let Some((at, image)) = self.timers.first().copied().filter(|(at, _)| *at <= now) {
+            self.timers.remove(&(at, image));
+            self.armed[image] = None;
+            if let Some(swarm) = &mut self.swarms[image] {
+                swarm.handle_timeout(now);
+                self.touched.push(image);
+                self.collect(now);
+            }
+        }
+        self.answer_overdue(now);
+        self.retry_early(now, false);
+        self.settle(now);
+    }
+
+    /// What it wants done, oldest first.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When it wants to be woken, and why.
+    pub fn poll_timeout(&self) -> Option<(Time, &'static str)> {
+        let swarm = self.timers.first().map(|(at, image)| (*at, self.armed[*image].map_or("swarm", |(_, why)| why)));
+        let parts = [
+            self.election.poll_timeout(),
+            self.discovery.poll_timeout(),
+            self.roster.poll_timeout(),
+            self.catalogue.poll_timeout(),
+            self.tracker.poll_timeout(),
+            self.torrents.poll_timeout(),
+            self.board.poll_timeout(),
+            self.passed_on_timeout(),
+            self.early.front().map(|early| (early.until(), "command waits for the catalogue")),
+            swarm,
+        ];
+        parts.into_iter().flatten().min_by_key(|(at, _)| *at)
+    }
+
+    // ---- images
+
+    fn image_of(&self, info_hash: &InfoHash) -> Option<usize> {
+        self.by_hash.get(info_hash).copied()
+    }
+
+    /// The cache tells of an image; a transfer that just made that copy knows it already.
+    #[expect(clippy::too_many_arguments, reason = "the two cache inputs have these fields")]
+    fn cache_has(
+        &mut self,
+        now: Time,
+        name: String,
+        metainfo: Arc<Metainfo>,
+        mode: Mode,
+        seed_time: Option<SeedTime>,
+        complete: bool,
+        stopped: bool,
+    ) {
+        let known = self.image_of(&metainfo.info_hash());
+        let again = known
+            .and_then(|image| self.swarms[image].as_ref())
+            .is_some_and(|s| s.error().is_some() || !s.is_complete());
+        match known {
+            // The same content was added by hand while it was fetched, or after it failed: the new file counts.
+            Some(image) if complete && again => self.withdraw(now, image),
+            Some(_) => return,
+            None => {}
+        }
+        self.start_swarm(now, name, metainfo, mode, seed_time, complete, stopped);
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "what a swarm starts with, once")]
+    fn start_swarm(
+        &mut self,
+        now: Time,
+        name: String,
+        metainfo: Arc<Metainfo>,
+        mode: Mode,
+        seed_time: Option<SeedTime>,
+        complete: bool,
+        stopped: bool,
+    ) {
+        let image = self.swarms.iter().position(Option::is_none).unwrap_or(self.swarms.len());
+        if image == self.swarms.len() {
+            self.swarms.push(None);
+            self.armed.push(None);
+        }
+        self.by_hash.insert(metainfo.info_hash(), image);
+        let start = swarm::Start {
+            image: ImageIndex(image as u32),
+            name,
+            metainfo,
+            me: PeerId::of_node(&self.config.id),
+            peer_port: self.config.peer_port,
+            mode,
+            seed_time,
+            complete,
+            stopped,
+            master: self.is_ruling(),
+            buffer_bytes: self.config.piece_buffer_bytes,
+            seed: self.rng.next_u64(),
+        };
+        self.swarms[image] = Some(Swarm::new(now, start));
+        self.touched.push(image);
+        self.collect(now);
+        self.share_buffers(now);
+        self.tell_holdings(now);
+    }
+
+    fn withdraw(&mut self, now: Time, image: usize) {
+        self.tell_swarm(now, image, swarm::Input::Withdraw);
+        if let Some((at, _)) = self.armed[image].take() {
+            self.timers.remove(&(at, image));
+        }
+        if let Some(swarm) = self.swarms[image].take() {
+            self.by_hash.remove(&swarm.info_hash());
+            self.outputs.push_back(Output::CloseImage { image: swarm.image() });
+        }
+        for conn in &mut self.conns {
+            *conn = conn.filter(|of| *of != image);
+        }
+        self.share_buffers(now);
+        self.tell_holdings(now);
+    }
+
+    /// The piece buffer is shared evenly by the images that are being fetched.
+    fn share_buffers(&mut self, now: Time) {
+        let fetching: Vec<usize> =
+            (0..self.swarms.len()).filter(|i| self.swarms[*i].as_ref().is_some_and(|s| !s.is_complete())).collect();
+        let share = self.config.piece_buffer_bytes / fetching.len().max(1) as u64;
+        for image in fetching {
+            self.tell_swarm(now, image, swarm::Input::BufferBytes(share));
+        }
+    }
+
+    /// What this node holds goes to its own catalogue, and from there to the master.
+    fn tell_holdings(&mut self, now: Time) {
+        self.holdings_version += 1;
+        self.roster.handle_input(now, roster::Input::Holdings(self.holdings_version));
+        let mut images: Vec<Holding> = self.swarms.iter().flatten().map(holding).collect();
+        images.sort_by(|a, b| (&a.name, a.info_hash).cmp(&(&b.name, b.info_hash)));
+        let holdings = Holdings { version: self.holdings_version, images };
+        self.catalogue.handle_input(now, catalogue::Input::Mine(holdings));
+    }
+
+    // ---- routing to swarms
+
+    fn tell_peer(&mut self, now: Time, conn: ConnId, input: swarm::Input) {
+        if let Some(image) = self.conns.get(conn.0 as usize).copied().flatten() {
+            self.tell_swarm(now, image, input);
+        }
+    }
+
+    fn tell_image(&mut self, now: Time, image: ImageIndex, input: swarm::Input) {
+        self.tell_swarm(now, image.0 as usize, input);
+    }
+
+    fn tell_swarm(&mut self, now: Time, image: usize, input: swarm::Input) {
+        if let Some(swarm) = self.swarms.get_mut(image).and_then(Option::as_mut) {
+            swarm.handle_input(now, input);
+            self.touched.push(image);
+            self.collect(now);
+        }
+    }
+
+    fn tell_all_swarms(&mut self, now: Time, input: &swarm::Input) {
+        for image in 0..self.swarms.len() {
+            self.tell_swarm(now, image, input.clone());
+        }
+    }
+
+    fn set_conn(&mut self, conn: ConnId, image: Option<usize>) {
+        let slot = conn.0 as usize;
+        if slot >= self.conns.len() {
+            self.conns.resize(slot + 1, None);
+        }
+        self.conns[slot] = image;
+    }
+
+    /// Takes the outputs of the swarms that were touched, and arms their timers anew.
+    fn collect(&mut self, now: Time) {
+        while let Some(image) = self.touched.pop() {
+            while let Some(output) = self.swarms[image].as_mut().and_then(Swarm::poll_output) {
+                match output {
+                    swarm::Output::Border(output) => self.outputs.push_back(output),
+                    swarm::Output::Announce(announce) => self.announce(now, announce),
+                    swarm::Output::State { state, detail } => self.tell_state(image, state, detail),
+                }
+            }
+            let next = self.swarms[image].as_ref().and_then(Swarm::poll_timeout);
+            let armed = self.armed[image];
+            if next != armed {
+                if let Some((at, _)) = armed {
+                    self.timers.remove(&(at, image));
+                }
+                if let Some((at, _)) = next {
+                    self.timers.insert((at, image));
+                }
+                self.armed[image] = next;
+            }
+        }
+    }
+
+    /// Carries what the parts want done to whom it concerns, until none wants anything.
+    fn settle(&mut self, now: Time) {
+        self.collect(now);
+        loop {
+            if let Some(output) = self.election.poll_output() {
+                self.do_for_election(now, output);
+            } else if let Some(output) = self.roster.poll_output() {
+                self.do_for_roster(now, output);
+            } else if let Some(output) = self.discovery.poll_output() {
+                self.do_for_discovery(now, output);
+            } else if let Some(output) = self.catalogue.poll_output() {
+                self.do_for_catalogue(now, output);
+            } else if let Some(output) = self.tracker.poll_output() {
+                self.do_for_tracker(now, output);
+            } else if let Some(output) = self.torrents.poll_output() {
+                self.do_for_torrents(now, output);
+            } else if let Some(output) = self.board.poll_output() {
+                self.do_for_board(output);
+            } else {
+                break;
+            }
+        }
+    }
+
+    /// The name and the torrent of an image.
+    pub fn image(&self, image: ImageIndex) -> Option<(&str, &Arc<Metainfo>)> {
+        let swarm = self.swarms.get(image.0 as usize)?.as_ref()?;
+        Some((swarm.name(), swarm.metainfo()))
+    }
+
+    fn event(&mut self, event: Event) {
+        self.outputs.push_back(Output::Event(event));
+    }
 }
 
-/// One image of the catalogue.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ImageStatus {
-    /// Relative path.
-    pub name: String,
-    /// Its info hash.
-    pub info_hash: InfoHash,
-    /// Bytes.
-    pub size: u64,
-    /// Bytes.
-    pub piece_length: u32,
-    /// Names of the nodes with a whole copy.
-    pub holders: Vec<String>,
-    /// Pieces here in thousandths; 1000 = whole; `None` = nothing here.
-    pub here: Option<u16>,
-    /// Another image has the same name.
-    pub ambiguous: bool,
-    /// Whole copies in the swarm (bttrack's column).
-    pub complete: u32,
-    /// Others in the swarm.
-    pub downloading: u32,
-    /// How often a copy was completed.
-    pub downloaded: u64,
-}
-
-/// One image in this node's swarms.
-#[derive(Clone, Debug, PartialEq)]
-pub struct TransferStatus {
-    /// Relative path.
-    pub name: String,
-    /// Its info hash.
-    pub info_hash: InfoHash,
-    /// Its mode.
-    pub mode: Mode,
-    /// What it does.
-    pub state: TransferState,
-    /// Pieces here.
-    pub have: u32,
-    /// All pieces.
-    pub pieces: u32,
-    /// Bytes of the pieces here.
-    pub bytes_have: u64,
-    /// Bytes of the image.
-    pub size: u64,
-    /// Payload bytes per second.
-    pub down_bps: u64,
-    /// Payload bytes per second.
-    pub up_bps: u64,
-    /// Payload bytes received.
-    pub downloaded: u64,
-    /// Payload bytes sent.
-    pub uploaded: u64,
-    /// How long it goes on seeding; `None` = no end is set.
-    pub seed_left: Option<Duration>,
-    /// Pieces that nobody present has.
-    pub missing_pieces: u32,
-    /// Nodes that had a whole copy and are away.
-    pub last_seen_on: Vec<String>,
-    /// Per peer: its name or address, bytes received from it, bytes sent to it.
-    pub sources: Vec<(String, u64, u64)>,
-    /// Why it stopped, if it failed.
-    pub error: Option<String>,
+fn holding(swarm: &Swarm) -> Holding {
+    let geometry = swarm.metainfo().geometry();
+    Holding {
+        name: swarm.name().to_owned(),
+        info_hash: swarm.info_hash(),
+        size: geometry.length(),
+        piece_length: geometry.piece_length(),
+        complete: swarm.is_complete(),
+    }
 }

@@ -69,12 +69,12 @@ pub enum Input {
         /// The freshest heartbeat this node knows, for the answer.
         beat: Option<Beat>,
     },
-    /// A neighbour says where a master's control plane listens.
-    MasterAt {
-        /// The master.
-        node: NodeId,
-        /// Where.
-        addr: SocketAddr,
+    /// The answer to our greeting of a node that is not the master.
+    Welcome {
+        /// The freshest heartbeat it knows.
+        beat: Option<Beat>,
+        /// Where that master listens.
+        master: Option<SocketAddr>,
     },
     /// The obeyed master's heartbeat shows this version.
     Version(u64),
@@ -101,6 +101,8 @@ pub enum Input {
     Handover(Vec<RosterEntry>),
     /// The version of this node's own holdings, for its greetings.
     Holdings(u64),
+    /// This node's own address became known, or changed.
+    Address(IpAddr),
 }
 
 /// What the roster wants done.
@@ -123,6 +125,8 @@ pub enum Output {
     MemberUp(NodeId),
     /// A member fell silent.
     MemberDown(NodeId),
+    /// A member was away for so long that it is forgotten.
+    MemberForgotten(NodeId),
     /// That master's control plane listens there: for discovery.
     MasterAt {
         /// Which.
@@ -197,10 +201,7 @@ impl Roster {
                 self.version = 0;
                 self.greet_master(now);
             }
-            Input::MasterAt { node, addr } if node != self.me.id => {
-                self.outputs.push_back(Output::MasterAt { node, addr });
-            }
-            Input::MasterAt { .. } => {}
+            Input::Welcome { beat, master } => self.on_welcome(beat, master),
             Input::Leaderless => self.place = Place::Alone,
             Input::Up { node, addr } => self.on_up(node, addr),
             Input::Down(node) => self.on_down(now, node),
@@ -215,6 +216,13 @@ impl Roster {
             }
             Input::Handover(entries) => self.on_handover(now, entries),
             Input::Holdings(version) => self.holdings = version,
+            Input::Address(addr) => {
+                self.me.addr = Some(addr);
+                self.table.put(own_row(now, &self.me));
+                if let Place::Leading { .. } = self.place {
+                    self.touch(self.me.id);
+                }
+            }
         }
     }
 
@@ -422,6 +430,7 @@ impl Roster {
 
     fn forget(&mut self, node: NodeId) {
         self.table.remove(&node);
+        self.outputs.push_back(Output::MemberForgotten(node));
         self.bump();
         self.gone.push_back((self.version, node));
         while self.gone.len() > GONE_MAX {
@@ -517,8 +526,6 @@ impl Roster {
         self.send(to, hello);
     }
 
-    /// Greets the master. While nothing is known of where it is, the neighbours are greeted as well, whose answer says
-    /// it: where multicast is filtered, a claim may be all that was heard of it.
     /// Greets the master. Without a connection to it the neighbours are greeted as well, whose answer says where it is:
     /// where multicast is filtered, a claim may be all that was heard of it.
     fn greet_master(&mut self, now: Time) {
@@ -540,12 +547,15 @@ impl Roster {
     }
 
     fn welcome(&mut self, to: NodeId, beat: Option<Beat>) {
-        self.send(to, Message::Welcome(beat));
-        if let Some(beat) = beat
-            && let Some(addr) = self.address(&beat.epoch.node)
+        let place = beat.and_then(|beat| Some(SocketAddr::new(self.address(&beat.epoch.node)?, beat.control_port)));
+        self.send(to, Message::Welcome { beat, master: place });
+    }
+
+    fn on_welcome(&mut self, beat: Option<Beat>, master: Option<SocketAddr>) {
+        if let (Some(beat), Some(addr)) = (beat, master)
+            && beat.epoch.node != self.me.id
         {
-            let addr = SocketAddr::new(addr, beat.control_port);
-            self.send(to, Message::MasterAt { node: beat.epoch.node, addr });
+            self.outputs.push_back(Output::MasterAt { node: beat.epoch.node, addr });
         }
     }
 

@@ -11,6 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rand_chacha::ChaCha8Rng;
@@ -22,6 +23,7 @@ use crate::election::{self, Election, Role};
 use crate::id::{Epoch, NodeId, Time};
 use crate::roster::{self, Roster};
 use crate::wire::control::{Beat, Member, Message};
+use crate::wire::metainfo::Metainfo;
 
 mod routing;
 
@@ -632,4 +634,14 @@ fn pair(a: usize, b: usize) -> (usize, usize) {
 /// Which side of their connection `host` is.
 fn side(host: usize, other: usize) -> usize {
     usize::from(host > other)
+}
+
+/// A torrent of that size whose piece hashes mean nothing: enough for everything that never sees a byte.
+pub fn metainfo(length: u64, piece_length: u32) -> Arc<Metainfo> {
+    let pieces = length.div_ceil(u64::from(piece_length)) as usize * 20;
+    let mut info =
+        format!("d6:lengthi{length}e4:name4:a.im12:piece lengthi{piece_length}e6:pieces{pieces}:").into_bytes();
+    info.resize(info.len() + pieces, 7);
+    info.push(b'e');
+    Arc::new(Metainfo::from_info(info).expect("the info dictionary is well formed"))
 }

@@ -60,7 +60,11 @@ impl Group {
         let vote = match message {
             Message::Beat(beat) => election::Input::Beat { beat, direct: false },
             Message::Ask(epoch) => election::Input::Ask { from, epoch },
-            Message::Answer(beat) | Message::Welcome(beat) => election::Input::Answer { from, beat },
+            Message::Answer(beat) => election::Input::Answer { from, beat },
+            Message::Welcome { beat, master } => {
+                parts.roster.handle_input(now, roster::Input::Welcome { beat, master });
+                election::Input::Answer { from, beat }
+            }
             Message::Claim { epoch, members } => election::Input::Claim { from, epoch, members },
             Message::Goodbye { epoch, successor } => election::Input::Goodbye { from, epoch, successor },
             Message::Yield(epoch) => election::Input::Yield { from, epoch },
@@ -69,7 +73,6 @@ impl Group {
                     Message::Hello { member, protocol, .. } => roster::Input::Hello { from, member, protocol, beat },
                     Message::RosterSince(version) => roster::Input::Since { from, version },
                     Message::Roster(delta) => roster::Input::Delta { from, delta },
-                    Message::MasterAt { node, addr } => roster::Input::MasterAt { node, addr },
                     Message::Handover(entries) => roster::Input::Handover(entries),
                     _ => return,
                 };
@@ -164,7 +167,10 @@ impl Group {
             roster::Output::MasterAt { node, addr } => {
                 parts.discovery.handle_input(now, discovery::Input::Beat { node, addr });
             }
-            roster::Output::MemberUp(_) | roster::Output::MemberDown(_) | roster::Output::Incompatible { .. } => {}
+            roster::Output::MemberUp(_)
+            | roster::Output::MemberDown(_)
+            | roster::Output::MemberForgotten(_)
+            | roster::Output::Incompatible { .. } => {}
         }
     }
 

@@ -246,7 +246,7 @@ pub struct Neighbours {
     pub complete: u32,
     /// Others in the swarm now.
     pub incomplete: u32,
-    /// Of the nodes that could leave, this one stays: what [`crate::config::SeedTime::Enough`] asks for.
+    /// With [`crate::config::SeedTime::Enough`] this one stays, perhaps for the next who comes.
     pub stay: bool,
 }
 
@@ -351,14 +351,12 @@ pub enum Message {
         /// The version of its holdings; the master asks for them if it has another.
         holdings: u64,
     },
-    /// The answer to `Hello` of a node that is not the master: the freshest heartbeat it knows.
-    Welcome(Option<Beat>),
-    /// Follows a `Welcome`: where that master's control plane listens, which the heartbeat does not say.
-    MasterAt {
-        /// The master.
-        node: NodeId,
-        /// Where.
-        addr: SocketAddr,
+    /// The answer to `Hello` of a node that is not the master.
+    Welcome {
+        /// The freshest heartbeat it knows.
+        beat: Option<Beat>,
+        /// Where that master's control plane listens: a heartbeat does not say it, and not everybody gets datagrams.
+        master: Option<SocketAddr>,
     },
     /// The answer to `Hello` of another protocol version.
     Incompatible {

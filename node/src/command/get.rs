@@ -1,0 +1,246 @@
+//! `labmesh get`: an image onto this machine.
+//!
+//! Rule: the node does it, this only watches; what is shown comes from the node's status, so it is the same whether the
+//! node is a service or was started for this command.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use labmesh_proto::wire::control::TransferState;
+use tokio::time::{Instant, sleep};
+
+use super::{LOOK_EVERY, Own, fetch, interrupted, settled};
+use crate::cli::{Context, NodeArgs};
+use crate::io::socket::{Answer, Client, Request, unexpected};
+use crate::progress::{Job, Out};
+use crate::view::{self, Exit, Failure, Transfer};
+
+/// A transfer that is not in the status for so long was removed by somebody.
+const MISSING_MAX: Duration = Duration::from_secs(5);
+/// A node that has just joined may not have the catalogue yet.
+const CATALOGUE_AFTER: Duration = Duration::from_secs(3);
+
+/// Fetches an image. Returns when the copy is complete and verified; the node goes on seeding.
+#[derive(Debug, clap::Args)]
+pub struct Get {
+    /// NAME, NAME@HASH, an info hash, or the path or URL of a .torrent
+    image: String,
+    /// Copy the image there when it is complete
+    #[arg(long, short, value_name = "PATH")]
+    output: Option<PathBuf>,
+    /// If other content has that name here, set it aside as NAME.ant
+    #[arg(long)]
+    replace: bool,
+    /// The mode and seed time, and the node that is run if none runs here.
+    #[command(
+        flatten,
+        next_help_heading = "Mode and seed time; the rest is for the node that is run if none runs here"
+    )]
+    node: NodeArgs,
+}
+
+/// A copy that is complete and verified.
+struct Complete {
+    transfer: Transfer,
+    took: Duration,
+}
+
+impl Get {
+    pub(crate) async fn run(self, context: Context) -> anyhow::Result<()> {
+        let torrent = fetch::torrent(&self.image).await?.unwrap_or_default();
+        let (mut client, own) = context.node_or_own(&self.node).await?;
+        let is_own = own.is_some();
+        let work = async {
+            let done = self.fetch(context.out, &mut client, &torrent, is_own).await?;
+            self.deliver(context.out, &done)?;
+            if is_own { stay(context.out, &mut client, &done.transfer.info_hash).await } else { Ok(()) }
+        };
+        let result = tokio::select! {
+            result = work => result,
+            () = interrupted() => Err(given_up(&self.image, is_own)),
+        };
+        match own {
+            // What went wrong first is what counts.
+            Some(own) => end(own, result).await,
+            None => result,
+        }
+    }
+
+    async fn fetch(&self, out: Out, client: &mut Client, torrent: &[u8], own: bool) -> anyhow::Result<Complete> {
+        let began = Instant::now();
+        let info_hash = self.begin(client, torrent, own).await?;
+        let mut job: Option<Job> = None;
+        let (mut seen, mut said) = (Instant::now(), serde_json::Value::Null);
+        loop {
+            let status = client.status().await?;
+            match status.transfers.into_iter().find(|t| t.info_hash == info_hash) {
+                Some(transfer) if transfer.is_complete() => {
+                    if let Some(job) = job {
+                        job.clear();
+                    }
+                    return Ok(Complete { transfer, took: began.elapsed() });
+                }
+                Some(transfer) => {
+                    seen = Instant::now();
+                    follow(out, &transfer, &mut job, &mut said)?;
+                }
+                None if seen.elapsed() > MISSING_MAX => {
+                    anyhow::bail!("the transfer of {} was removed on this node", self.image);
+                }
+                None => {}
+            }
+            sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Says `get` to the node; again for a while if it has just joined.
+    async fn begin(&self, client: &mut Client, torrent: &[u8], own: bool) -> anyhow::Result<String> {
+        let request = Request::Get {
+            image: self.image.clone(),
+            torrent_bytes: torrent.len(),
+            mode: self.node.settings.mode,
+            seed_time: self.node.settings.seed_time,
+            replace: self.replace,
+        };
+        if own {
+            settled(client, |status| status.role == "follower" || status.nodes.len() > 1).await?;
+        }
+        let until = Instant::now() + CATALOGUE_AFTER;
+        loop {
+            match client.ask(&request, torrent, |_| {}).await {
+                Ok(Answer::Fetching { info_hash, .. }) => return Ok(info_hash),
+                Ok(other) => return Err(unexpected(&other).into()),
+                Err(failure) if failure.exit == Exit::NoSuchImage && own => {
+                    if Instant::now() < until {
+                        sleep(LOOK_EVERY).await;
+                        continue;
+                    }
+                    let status = client.status().await?;
+                    if status.nodes.len() > 1 {
+                        return Err(failure.into());
+                    }
+                    let words = format!(
+                        "no other node was found in the mesh {:?}: does one run, with this mesh name, on a network \
+                         that carries multicast? (--join ADDR names one, --mesh NAME the mesh)",
+                        status.mesh
+                    );
+                    return Err(Failure::new(Exit::NoMesh, words).into());
+                }
+                Err(failure) => return Err(failure.into()),
+            }
+        }
+    }
+
+    /// Copies it to `--output` if that is asked for, and says that it is complete.
+    fn deliver(&self, out: Out, done: &Complete) -> anyhow::Result<()> {
+        let Complete { transfer, took } = done;
+        let path = match &self.output {
+            None => PathBuf::from(&transfer.path),
+            Some(output) => copy_out(out, Path::new(&transfer.path), output, transfer.size)?,
+        };
+        let seconds = (took.as_secs_f64() * 1000.0).round() / 1000.0;
+        out.json(&serde_json::json!({
+            "event": "complete", "image": transfer.image, "info_hash": transfer.info_hash, "path": path,
+            "seconds": seconds, "bytes": transfer.size,
+        }))?;
+        let words = format!("{} is complete and verified: {}", transfer.image, path.display());
+        let speed = (transfer.size as f64 / took.as_secs_f64().max(0.001)) as u64;
+        let how = format!("{} in {seconds:.1} s, {}", view::size(transfer.size), view::rate(speed));
+        Ok(out.say(&if transfer.downloaded == 0 { words } else { format!("{words} ({how})") })?)
+    }
+}
+
+/// Shows where a transfer is.
+fn follow(out: Out, t: &Transfer, job: &mut Option<Job>, said: &mut serde_json::Value) -> anyhow::Result<()> {
+    if t.state == TransferState::Failed {
+        let error = t.error.as_deref().unwrap_or("it failed");
+        return Err(Failure::of_transfer(error)).with_context(|| t.image.clone());
+    }
+    let now = serde_json::json!({
+        "event": view::state(t.state), "image": t.image, "info_hash": t.info_hash, "percent": t.percent,
+        "down_bps": t.down_bps, "up_bps": t.up_bps, "missing_pieces": t.missing_pieces, "last_seen_on": t.last_seen_on,
+    });
+    if now != *said {
+        out.json(&now)?;
+        *said = now;
+    }
+    let job = job.get_or_insert_with(|| out.job(&t.image, t.size));
+    let left = t.size.saturating_sub(t.bytes_have).checked_div(t.down_bps).map(Duration::from_secs);
+    let left = left.map(|left| format!("{}, {} left", view::rate(t.down_bps), humantime::format_duration(left)));
+    let figures = left.unwrap_or_default();
+    let doing = match t.trouble() {
+        Some(trouble) => trouble,
+        None if t.state == TransferState::Stopped => format!("stopped (labmesh start {} goes on)", t.image),
+        None => view::state(t.state).to_owned(),
+    };
+    job.set(t.bytes_have, &doing, &figures);
+    Ok(())
+}
+
+/// Copies under a temporary name first, so that the output is whole or not there.
+fn copy_out(out: Out, from: &Path, to: &Path, size: u64) -> anyhow::Result<PathBuf> {
+    use std::io::Read as _;
+    let to = if to.is_dir() { to.join(from.file_name().unwrap_or_default()) } else { std::path::absolute(to)? };
+    let folder = to.parent().unwrap_or(Path::new("/"));
+    let cannot = || format!("cannot copy the image to {} (it is complete at {})", to.display(), from.display());
+    let space = rustix::fs::statvfs(folder).with_context(cannot)?;
+    if let Some(missing) = size.checked_sub(space.f_bavail.saturating_mul(space.f_frsize)).filter(|m| *m > 0) {
+        let words = format!("not enough space: {missing} more bytes are needed in {}", folder.display());
+        return Err(Failure::new(Exit::NoSpace, words)).with_context(cannot);
+    }
+    let mut source = std::fs::File::open(from).with_context(cannot)?;
+    let mut target = tempfile::Builder::new().prefix(".labmesh-").tempfile_in(folder).with_context(cannot)?;
+    let (mut job, mut done) = (out.job(&file_name(from), size), 0);
+    loop {
+        let more = std::io::copy(&mut (&mut source).take(16 << 20), target.as_file_mut()).with_context(cannot)?;
+        if more == 0 {
+            break;
+        }
+        done += more;
+        job.set(done, "copying", &view::size(done));
+    }
+    target.as_file().sync_all().with_context(cannot)?;
+    target.persist(&to).map_err(|e| e.error).with_context(cannot)?;
+    job.clear();
+    Ok(to)
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// Seeds for the seed time, or until somebody ends it.
+async fn stay(out: Out, client: &mut Client, info_hash: &str) -> anyhow::Result<()> {
+    let mut told = false;
+    loop {
+        let status = client.status().await?;
+        let transfer = status.transfers.into_iter().find(|t| t.info_hash == info_hash);
+        match transfer {
+            Some(t) if t.state == TransferState::Seeding => {
+                if !told {
+                    let long = t
+                        .seed_left_s
+                        .map_or_else(|| "until Ctrl-C".to_owned(), |s| format!("for {s} s (Ctrl-C ends it)"));
+                    out.note(&format!("{} is seeded {long}", t.image));
+                    told = true;
+                }
+            }
+            _ => return Ok(()),
+        }
+        sleep(LOOK_EVERY).await;
+    }
+}
+
+fn given_up(image: &str, own: bool) -> anyhow::Error {
+    if own {
+        anyhow::anyhow!("ended; what is here of {image} is kept, and the same command goes on with it")
+    } else {
+        anyhow::anyhow!("not watching any more; the node goes on with {image} (labmesh stop {image} stops it)")
+    }
+}
+
+async fn end(own: Own, result: anyhow::Result<()>) -> anyhow::Result<()> {
+    let ended = own.end().await;
+    result.and(ended)
+}

@@ -1,0 +1,579 @@
+//! What a person may set, and what became of it.
+//!
+//! Rule: flags over environment (`LABMESH_*`) over `/etc/labmesh/labmesh.toml` over defaults, merged once into a
+//! checked [`Config`]; nothing later reads flags, files or the environment. One struct, [`Settings`], is the flags, the
+//! keys of the file and the comments of the printed default (`labmesh config`).
+//!
+//! Not here: how one value is read ([`values`]), the limits of the mesh (`labmesh_proto::config`).
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use labmesh_proto::config::{Mode, SeedTime, Weight};
+use serde::Deserialize;
+
+pub mod values;
+
+use values::{Extension, FileMode, Join, Label, MeshKey, one, read, several};
+
+/// Read if it is there and `--config` names no other.
+pub const FILE: &str = "/etc/labmesh/labmesh.toml";
+/// A configuration is a page or two; more is not ours.
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
+/// The socket of the service.
+pub const SYSTEM_SOCKET: &str = "/run/labmesh/control.sock";
+
+/// What was said in one place: on the command line with the environment behind it, or in the file.
+#[derive(Clone, Debug, Default, PartialEq, clap::Args, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Where the images lie.
+    ///
+    /// Files of the extensions below, sub-folders one level deep. Without this key: /var/lib/labmesh/images, or
+    /// ~/.local/share/labmesh/images for a node that does not run as root.
+    #[arg(long, env = "LABMESH_CACHE", hide_env_values = true, value_name = "DIR", value_parser = read::<PathBuf>)]
+    #[serde(deserialize_with = "one")]
+    pub cache: Option<PathBuf>,
+    /// A folder whose images are offered too, and which is never written to.
+    ///
+    /// There may be several.
+    #[arg(
+        long, env = "LABMESH_LIBRARY", hide_env_values = true,
+        value_name = "DIR", value_delimiter = ':', value_parser = read::<PathBuf>
+    )]
+    #[serde(deserialize_with = "several")]
+    pub library: Option<Vec<PathBuf>>,
+    /// Where the node keeps its identity and what it knows of the cache.
+    ///
+    /// Without this key: /var/lib/labmesh/state, or ~/.local/share/labmesh/state for a node that does not run as root.
+    /// Two nodes must not share it.
+    #[arg(long, env = "LABMESH_STATE", hide_env_values = true, value_name = "DIR", value_parser = read::<PathBuf>)]
+    #[serde(deserialize_with = "one")]
+    pub state: Option<PathBuf>,
+    /// The name of the mesh.
+    ///
+    /// Nodes of one name find each other and share images. Letters, digits and hyphens.
+    #[arg(long, env = "LABMESH_MESH", hide_env_values = true, value_name = "NAME", value_parser = read::<Label>)]
+    #[serde(deserialize_with = "one")]
+    pub mesh: Option<Label>,
+    /// A file with the key of the mesh.
+    ///
+    /// One line of at least 16 characters, the same on every node. Nodes without it stay outside. Weights over 60 need
+    /// one.
+    #[arg(long, env = "LABMESH_KEY", hide_env_values = true, value_name = "FILE", value_parser = read::<PathBuf>)]
+    #[serde(deserialize_with = "one")]
+    pub key: Option<PathBuf>,
+    /// What people call this node.
+    ///
+    /// Without this key: its host name.
+    #[arg(long, env = "LABMESH_NAME", hide_env_values = true, value_name = "NODE", value_parser = read::<Label>)]
+    #[serde(deserialize_with = "one")]
+    pub name: Option<Label>,
+    /// The address to listen on and to speak from.
+    ///
+    /// All addresses if neither this nor `interface` is set.
+    #[arg(
+        long, env = "LABMESH_BIND", hide_env_values = true,
+        value_name = "IP", conflicts_with = "interface", value_parser = read::<IpAddr>
+    )]
+    #[serde(deserialize_with = "one")]
+    pub bind: Option<IpAddr>,
+    /// The network interface to find others on, for a PC with several.
+    #[arg(long, env = "LABMESH_INTERFACE", hide_env_values = true, value_name = "IF", value_parser = read::<String>)]
+    #[serde(deserialize_with = "one")]
+    pub interface: Option<String>,
+    /// How willing this node is to be master, 0 to 99.
+    ///
+    /// 60 server, 50 usual, 40 laptop, 30 wireless, 10 live or PXE boot, 0 never.
+    #[arg(long, env = "LABMESH_WEIGHT", hide_env_values = true, value_name = "N", value_parser = read::<Weight>)]
+    #[serde(deserialize_with = "one")]
+    pub weight: Option<Weight>,
+    /// Which switch this node hangs on.
+    ///
+    /// Nodes of one site fetch from each other first. Leave it out if there is only one switch.
+    #[arg(long, env = "LABMESH_SITE", hide_env_values = true, value_name = "S", value_parser = read::<Label>)]
+    #[serde(deserialize_with = "one")]
+    pub site: Option<Label>,
+    /// Another node, for networks without multicast.
+    ///
+    /// 10.1.2.3, 10.1.2.3:6970 or /ip4/10.1.2.3/tcp/6970. There may be several.
+    #[arg(
+        long, env = "LABMESH_JOIN", hide_env_values = true,
+        value_name = "ADDR", value_delimiter = ',', value_parser = read::<Join>
+    )]
+    #[serde(deserialize_with = "several")]
+    pub join: Option<Vec<Join>>,
+    /// The port of tracker (HTTP and UDP) and pages.
+    #[arg(long, env = "LABMESH_HTTP_PORT", hide_env_values = true, value_name = "PORT", value_parser = read::<u16>)]
+    #[serde(deserialize_with = "one")]
+    pub http_port: Option<u16>,
+    /// The port for BitTorrent peers.
+    #[arg(long, env = "LABMESH_PEER_PORT", hide_env_values = true, value_name = "PORT", value_parser = read::<u16>)]
+    #[serde(deserialize_with = "one")]
+    pub peer_port: Option<u16>,
+    /// The port for what nodes say to each other (TCP) and heartbeats (UDP).
+    #[arg(
+        long, env = "LABMESH_CONTROL_PORT", hide_env_values = true,
+        value_name = "PORT", value_parser = read::<u16>
+    )]
+    #[serde(deserialize_with = "one")]
+    pub control_port: Option<u16>,
+    /// What a fetched image gives: leecher, peer or seeder.
+    ///
+    /// A leecher gives nothing while it takes, a peer what it has, a seeder goes on until told to stop. For a `get`
+    /// that says nothing else.
+    #[arg(long, env = "LABMESH_MODE", hide_env_values = true, value_name = "M", value_parser = read::<Mode>)]
+    #[serde(deserialize_with = "one")]
+    pub mode: Option<Mode>,
+    /// How long a fetched image is seeded.
+    ///
+    /// Seconds, 90s, 10m, 2h, enough (until nobody misses a piece) or forever. Left out, the mode decides: a leecher
+    /// not at all, a peer 60s, a seeder forever.
+    #[arg(long, env = "LABMESH_SEED_TIME", hide_env_values = true, value_name = "T", value_parser = read::<SeedTime>)]
+    #[serde(deserialize_with = "one")]
+    pub seed_time: Option<SeedTime>,
+    /// How often the image folders are read again.
+    ///
+    /// For file systems that do not tell of changes. At least 1s.
+    #[arg(
+        long, env = "LABMESH_RESCAN_INTERVAL", hide_env_values = true,
+        value_name = "T", value_parser = read::<Duration>
+    )]
+    #[serde(deserialize_with = "one")]
+    pub rescan_interval: Option<Duration>,
+    /// Track any torrent, not only those of the catalogue.
+    #[arg(long, env = "LABMESH_OPEN_TRACKER", hide_env_values = true, num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", value_name = "BOOL", value_parser = read::<bool>)]
+    #[serde(deserialize_with = "one")]
+    pub open_tracker: Option<bool>,
+    /// Which files are images, by the end of their names.
+    #[arg(long, env = "LABMESH_EXTENSIONS", hide_env_values = true, value_name = "EXT", value_delimiter = ',',
+        hide_short_help = true, value_parser = read::<Extension>)]
+    #[serde(deserialize_with = "several")]
+    pub extensions: Option<Vec<Extension>>,
+    /// Memory for pieces that are on their way, at least 64 MiB.
+    #[arg(long, env = "LABMESH_PIECE_BUFFER", hide_env_values = true, value_name = "SIZE", hide_short_help = true,
+        value_parser = read::<bytesize::ByteSize>)]
+    #[serde(deserialize_with = "one")]
+    pub piece_buffer: Option<bytesize::ByteSize>,
+    /// Who may use the local socket, as file permissions.
+    #[arg(long, env = "LABMESH_SOCKET_MODE", hide_env_values = true, value_name = "OCTAL", hide_short_help = true,
+        value_parser = read::<FileMode>)]
+    #[serde(deserialize_with = "one")]
+    pub socket_mode: Option<FileMode>,
+    /// The group of the local socket, by name or number.
+    ///
+    /// With socket_mode = "0660" its members may use it.
+    #[arg(long, env = "LABMESH_SOCKET_GROUP", hide_env_values = true, value_name = "GROUP", hide_short_help = true,
+        value_parser = read::<String>)]
+    #[serde(deserialize_with = "one")]
+    pub socket_group: Option<String>,
+    /// The local socket that commands use. Without this key: /run/labmesh/control.sock, or
+    /// $XDG_RUNTIME_DIR/labmesh.sock for a node that does not run as root.
+    #[arg(skip)]
+    #[serde(deserialize_with = "one")]
+    pub socket: Option<PathBuf>,
+}
+
+/// The key, the value as the file writes it, and whether it is the default (`true`) or an example of a key that has
+/// none, or one that depends on the machine.
+const DEFAULTS: &[(&str, &str, bool)] = &[
+    ("cache", r#""/var/lib/labmesh/images""#, false),
+    ("library", r#"["/mnt/images"]"#, false),
+    ("state", r#""/var/lib/labmesh/state""#, false),
+    ("mesh", r#""labmesh""#, true),
+    ("key", r#""/etc/labmesh/mesh.key""#, false),
+    ("name", r#""pc07""#, false),
+    ("bind", r#""10.1.2.3""#, false),
+    ("interface", r#""eth0""#, false),
+    ("weight", "50", true),
+    ("site", r#""room-1""#, false),
+    ("join", r#"["10.1.2.3"]"#, false),
+    ("http_port", "6969", true),
+    ("peer_port", "6881", true),
+    ("control_port", "6970", true),
+    ("mode", r#""peer""#, true),
+    ("seed_time", r#""60s""#, false),
+    ("rescan_interval", r#""60s""#, true),
+    ("open_tracker", "false", true),
+    ("extensions", r#"["img", "dsk", "pgz", "iso", "qcow2", "img.zst", "img.gz", "img.xz", "img.lz4"]"#, true),
+    ("piece_buffer", r#""256 MiB""#, true),
+    ("socket_mode", r#""0600""#, true),
+    ("socket_group", r#""labmesh""#, false),
+    ("socket", r#""/run/labmesh/control.sock""#, false),
+];
+
+impl Settings {
+    /// The settings of a file.
+    ///
+    /// # Errors
+    /// If it cannot be read, or with file, line, column, key and the known keys if it is not one of ours.
+    pub fn from_file(path: &Path) -> anyhow::Result<Self> {
+        let shown = path.display();
+        let size = std::fs::metadata(path).with_context(|| format!("cannot read the configuration {shown}"))?.len();
+        if size > FILE_BYTES_MAX {
+            bail!("the configuration {shown} has {size} bytes, at most {FILE_BYTES_MAX} are read");
+        }
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the configuration {shown}"))?;
+        toml::from_str(&text).map_err(|e| anyhow::anyhow!("in {shown}: {}", e.to_string().trim_end()))
+    }
+
+    /// What the environment alone says.
+    ///
+    /// # Errors
+    /// If a variable does not hold what its key expects.
+    pub fn from_environment() -> anyhow::Result<Self> {
+        use clap::{Args as _, FromArgMatches as _};
+        let matches = Self::augment_args(clap::Command::new("labmesh")).try_get_matches_from(["labmesh"])?;
+        Ok(Self::from_arg_matches(&matches)?)
+    }
+
+    /// These settings, and where they are silent, those of `below`.
+    #[must_use]
+    pub fn over(self, below: Self) -> Self {
+        // An address on the command line replaces an interface in the file, and the other way round.
+        let placed = self.bind.is_some() || self.interface.is_some();
+        Self {
+            cache: self.cache.or(below.cache),
+            library: self.library.or(below.library),
+            state: self.state.or(below.state),
+            mesh: self.mesh.or(below.mesh),
+            key: self.key.or(below.key),
+            name: self.name.or(below.name),
+            bind: if placed { self.bind } else { below.bind },
+            interface: if placed { self.interface } else { below.interface },
+            weight: self.weight.or(below.weight),
+            site: self.site.or(below.site),
+            join: self.join.or(below.join),
+            http_port: self.http_port.or(below.http_port),
+            peer_port: self.peer_port.or(below.peer_port),
+            control_port: self.control_port.or(below.control_port),
+            mode: self.mode.or(below.mode),
+            seed_time: self.seed_time.or(below.seed_time),
+            rescan_interval: self.rescan_interval.or(below.rescan_interval),
+            open_tracker: self.open_tracker.or(below.open_tracker),
+            extensions: self.extensions.or(below.extensions),
+            piece_buffer: self.piece_buffer.or(below.piece_buffer),
+            socket_mode: self.socket_mode.or(below.socket_mode),
+            socket_group: self.socket_group.or(below.socket_group),
+            socket: self.socket.or(below.socket),
+        }
+    }
+
+    fn defaults() -> Self {
+        let lines =
+            DEFAULTS.iter().filter(|(_, _, active)| *active).map(|(key, value, _)| format!("{key} = {value}\n"));
+        toml::from_str(&lines.collect::<String>()).expect("the built-in defaults parse; a test prints and reads them")
+    }
+}
+
+/// The commented default, as `labmesh config` prints it and `deploy/labmesh.toml` holds it.
+pub fn printed_default() -> String {
+    use clap::Args as _;
+    let command = Settings::augment_args(clap::Command::new("labmesh"));
+    let mut text = String::from(
+        "# labmesh: settings of a node, normally /etc/labmesh/labmesh.toml.\n\
+         # Flags win over the environment (LABMESH_MESH, LABMESH_CACHE, ...), which wins over this file.\n\
+         # A key with # in front has no default, or one that depends on the machine: its value is an example.\n",
+    );
+    for (key, value, active) in DEFAULTS {
+        let documented = command.get_arguments().find(|arg| arg.get_id() == key);
+        let comment = documented
+            .and_then(|arg| arg.get_long_help().or_else(|| arg.get_help()))
+            .map_or_else(|| SOCKET_COMMENT.to_owned(), ToString::to_string);
+        text.push('\n');
+        for line in wrapped(&format!("{}.", comment.trim_end_matches('.')), 98) {
+            text.push_str(&format!("# {line}\n"));
+        }
+        text.push_str(&format!("{}{key} = {value}\n", if *active { "" } else { "# " }));
+    }
+    text
+}
+
+/// `socket` is a flag of every command, so its comment is not among those of the node's flags.
+const SOCKET_COMMENT: &str = "The local socket that commands use. Without this key: /run/labmesh/control.sock, or \
+    $XDG_RUNTIME_DIR/labmesh.sock for a node that does not run as root.";
+
+/// Breaks a text at spaces into lines of at most `width` characters, if no word is longer.
+pub fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
+/// What a node is told, resolved and checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// The image folder; absolute.
+    pub cache: PathBuf,
+    /// Read-only image folders; absolute.
+    pub libraries: Vec<PathBuf>,
+    /// Identity, terms, cache index; absolute.
+    pub state: PathBuf,
+    /// The mesh's name.
+    pub mesh: String,
+    /// The mesh's key.
+    pub key: Option<MeshKey>,
+    /// This node's name, not unique.
+    pub name: String,
+    /// The address to listen on and to speak from; `None` if `interface` is named.
+    pub bind: Option<IpAddr>,
+    /// The interface, if one is named.
+    pub interface: Option<String>,
+    /// How willing to be master.
+    pub weight: Weight,
+    /// Which switch; empty for the only one.
+    pub site: String,
+    /// Nodes to greet without mDNS.
+    pub join: Vec<Join>,
+    /// Tracker and pages; 0 = any free port.
+    pub http_port: u16,
+    /// BitTorrent peers; 0 = any free port.
+    pub peer_port: u16,
+    /// Control plane and heartbeats; 0 = any free port.
+    pub control_port: u16,
+    /// Take a free port where the configured one is taken: a node for the length of one command.
+    pub any_port: bool,
+    /// The mode of a `get` that names none.
+    pub mode: Mode,
+    /// The seed time of a `get` that names none; `None` = what its mode says.
+    pub seed_time: Option<SeedTime>,
+    /// How often folders are read again.
+    pub rescan_interval: Duration,
+    /// Track any info hash.
+    pub open_tracker: bool,
+    /// Which files are images.
+    pub extensions: Vec<Extension>,
+    /// Bytes of pieces in flight.
+    pub piece_buffer: u64,
+    /// The local socket.
+    pub socket: SocketConfig,
+}
+
+/// The local socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SocketConfig {
+    /// Where.
+    pub path: PathBuf,
+    /// Its permissions.
+    pub mode: FileMode,
+    /// Its group, if not the node's own.
+    pub group: Option<String>,
+}
+
+impl Config {
+    /// Merges what the command line and the environment say over the file (the given one, or [`FILE`] if it is there)
+    /// and the defaults, and checks it as a whole.
+    ///
+    /// # Errors
+    /// If the file is bad, or two settings do not go together; says which and what to do.
+    pub fn resolve(file: Option<&Path>, said: Settings) -> anyhow::Result<Self> {
+        let below = match file {
+            Some(path) => Settings::from_file(path)?,
+            None if Path::new(FILE).exists() => Settings::from_file(Path::new(FILE))?,
+            None => Settings::default(),
+        };
+        Self::check(said.over(below).over(Settings::defaults()))
+    }
+
+    fn check(s: Settings) -> anyhow::Result<Self> {
+        const WHY: &str = "the built-in defaults name this key";
+        if s.bind.is_some() && s.interface.is_some() {
+            bail!("bind and interface are both set; one of them says where to listen");
+        }
+        let key = s.key.as_deref().map(MeshKey::from_file).transpose()?;
+        let weight = s.weight.expect(WHY);
+        if weight.get() > Weight::UNKEYED_MAX && key.is_none() {
+            bail!(
+                "weight {} is over {}, which needs a mesh key (--key FILE), so that no stranger can become master",
+                weight.get(),
+                Weight::UNKEYED_MAX
+            );
+        }
+        let piece_buffer = s.piece_buffer.expect(WHY).as_u64();
+        if piece_buffer < u64::from(labmesh_proto::config::PIECE_BYTES_MAX) {
+            bail!(
+                "piece_buffer is {}, it must be at least 64 MiB (one piece of the largest kind)",
+                s.piece_buffer.expect(WHY)
+            );
+        }
+        let rescan_interval = s.rescan_interval.expect(WHY);
+        if rescan_interval < Duration::from_secs(1) {
+            bail!("rescan_interval is {}, it must be at least 1s", humantime::format_duration(rescan_interval));
+        }
+        let ports = [s.http_port.expect(WHY), s.peer_port.expect(WHY), s.control_port.expect(WHY)];
+        if ports.iter().enumerate().any(|(n, port)| *port != 0 && ports[..n].contains(port)) {
+            bail!("http_port {}, peer_port {} and control_port {} must differ", ports[0], ports[1], ports[2]);
+        }
+        let [http_port, peer_port, control_port] = ports;
+        if let Some(interface) = &s.interface {
+            values::check_interface(interface)?;
+        }
+        let absolute = |path: PathBuf| std::path::absolute(&path).with_context(|| format!("bad path {path:?}"));
+        let cache = s.cache.map_or_else(|| data_folder("images"), Ok)?;
+        let state = s.state.map_or_else(|| data_folder("state"), Ok)?;
+        Ok(Self {
+            cache: absolute(cache)?,
+            libraries: s.library.unwrap_or_default().into_iter().map(absolute).collect::<Result<_, _>>()?,
+            state: absolute(state)?,
+            mesh: s.mesh.expect(WHY).to_string(),
+            key,
+            name: s.name.unwrap_or_else(Label::of_host).to_string(),
+            bind: s.bind,
+            interface: s.interface,
+            weight,
+            site: s.site.map(|site| site.to_string()).unwrap_or_default(),
+            join: s.join.unwrap_or_default(),
+            http_port,
+            peer_port,
+            control_port,
+            any_port: false,
+            mode: s.mode.expect(WHY),
+            seed_time: s.seed_time,
+            rescan_interval,
+            open_tracker: s.open_tracker.expect(WHY),
+            extensions: s.extensions.expect(WHY),
+            piece_buffer,
+            socket: SocketConfig {
+                path: absolute(s.socket.map_or_else(default_socket, Ok)?)?,
+                mode: s.socket_mode.expect(WHY),
+                group: s.socket_group,
+            },
+        })
+    }
+}
+
+/// A folder of this program for the user who runs it.
+fn data_folder(below: &str) -> anyhow::Result<PathBuf> {
+    if rustix::process::geteuid().is_root() {
+        return Ok(Path::new("/var/lib/labmesh").join(below));
+    }
+    let set = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let data = set("XDG_DATA_HOME").or_else(|| set("HOME").map(|home| home.join(".local/share")));
+    data.map(|data| data.join("labmesh").join(below))
+        .context("HOME is not set, so there is no place for images: set it, or give --cache and --state")
+}
+
+fn default_socket() -> anyhow::Result<PathBuf> {
+    if rustix::process::geteuid().is_root() {
+        return Ok(PathBuf::from(SYSTEM_SOCKET));
+    }
+    user_socket().map_or_else(|| data_folder("control.sock"), Ok)
+}
+
+fn user_socket() -> Option<PathBuf> {
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute())?;
+    Some(runtime.join("labmesh.sock"))
+}
+
+/// Where a command looks for the local node if no socket is named, in this order.
+pub fn socket_candidates() -> Vec<PathBuf> {
+    [Some(PathBuf::from(SYSTEM_SOCKET)), user_socket(), data_folder("control.sock").ok()]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn refused(file: &str, expected: &[&str]) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lab.toml");
+        std::fs::write(&path, file).unwrap();
+        let error = Config::resolve(Some(&path), Settings::default()).map_err(|e| format!("{e:#}")).unwrap_err();
+        for part in expected {
+            assert!(error.contains(part), "{part:?} is missing in: {error}");
+        }
+    }
+
+    fn resolved(file: &str, said: Settings) -> Config {
+        Config::check(said.over(toml::from_str(file).unwrap()).over(Settings::defaults())).unwrap()
+    }
+
+    #[test]
+    fn the_printed_default_is_the_default() {
+        assert_eq!(resolved(&printed_default(), Settings::default()), resolved("", Settings::default()));
+    }
+
+    #[test]
+    fn the_examples_in_the_printed_default_are_good_values() {
+        let all = DEFAULTS.iter().fold(printed_default(), |text, (key, _, _)| {
+            text.replace(&format!("\n# {key} = "), &format!("\n{key} = "))
+        });
+        let settings: Settings = toml::from_str(&all).unwrap();
+        assert_eq!(settings.key.as_deref(), Some(Path::new("/etc/labmesh/mesh.key")));
+        assert_eq!(DEFAULTS.len(), 23, "every key of Settings has a line in the printed default");
+    }
+
+    #[test]
+    fn every_setting_is_printed_with_its_comment() {
+        use clap::Args as _;
+        let command = Settings::augment_args(clap::Command::new("labmesh"));
+        for arg in command.get_arguments() {
+            let id = arg.get_id().as_str();
+            assert!(DEFAULTS.iter().any(|(key, _, _)| *key == id), "{id} is not printed");
+            assert!(arg.get_help().is_some(), "{id} has no comment");
+        }
+    }
+
+    #[test]
+    fn the_packaged_file_is_the_printed_default() {
+        let packaged = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/labmesh.toml");
+        assert_eq!(std::fs::read_to_string(packaged).unwrap(), printed_default());
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_its_place_and_the_known_keys() {
+        refused("mesh = \"lab\"\n\ncolour = 3\n", &["lab.toml", "line 3, column 1", "colour", "`rescan_interval`"]);
+    }
+
+    #[test]
+    fn a_bad_value_is_refused_with_its_place() {
+        refused("weight = 100\n", &["line 1, column 10", "a weight is 0 to 99, not 100"]);
+        refused("\nseed_time = \"soon\"", &["line 2, column 13", "no such seed time"]);
+        refused("mode = \"giver\"", &["expected leecher, peer or seeder"]);
+        refused("mesh = \"two words\"", &["letters, digits and hyphens"]);
+        refused("http_port = 65536", &["port"]);
+        refused("join = [\"labmesh.local\"]", &["labmesh.local"]);
+        refused("weight = 61", &["needs a mesh key"]);
+        refused("http_port = 6881", &["must differ"]);
+        refused("bind = \"10.0.0.1\"\ninterface = \"eth0\"", &["both set"]);
+        refused("piece_buffer = \"1 MiB\"", &["at least 64 MiB"]);
+        refused("socket_mode = \"0999\"", &["octal"]);
+    }
+
+    #[test]
+    fn a_missing_file_is_an_error_only_if_it_was_named() {
+        let error = Config::resolve(Some(Path::new("/nonexistent/x.toml")), Settings::default()).unwrap_err();
+        assert!(format!("{error:#}").contains("/nonexistent/x.toml"));
+    }
+
+    #[test]
+    fn the_command_line_wins_over_the_file() {
+        let said = Settings { weight: Some(Weight::try_from(10).unwrap()), ..Settings::default() };
+        let config = resolved("weight = 40\nseed_time = 90\nlibrary = [\"/srv/a\", \"/srv/b\"]", said);
+        assert_eq!(config.weight.get(), 10);
+        assert_eq!(config.seed_time, Some(SeedTime::For(Duration::from_secs(90))));
+        assert_eq!(config.libraries, [Path::new("/srv/a"), Path::new("/srv/b")]);
+    }
+
+    #[test]
+    fn an_address_on_the_command_line_replaces_an_interface_in_the_file() {
+        let said = Settings { bind: Some(IpAddr::from([127, 0, 0, 2])), ..Settings::default() };
+        let config = resolved("interface = \"eth7\"", said);
+        assert_eq!((config.bind, config.interface), (Some(IpAddr::from([127, 0, 0, 2])), None));
+    }
+}

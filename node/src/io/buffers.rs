@@ -1,0 +1,157 @@
+//! The memory that received blocks live in until they are written.
+//!
+//! Rule: a fixed amount for the whole node. Who finds it used up waits, which stops reading from that peer's socket
+//! and so slows the peer down. Nobody waits for ever: when every buffer is part of some piece that is not complete,
+//! only more buffers complete one, so [`Buffers::overdraw`] gives them. What is kept is then still bounded by `proto`,
+//! which begins no more pieces than there is room for, but at least one per image.
+//!
+//! Buffers are used again while their pages are warm: a fresh page costs three times what receiving into it does
+//! (measured).
+
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use labmesh_proto::config::{BLOCK_BYTES, LARGE_BLOCK_BYTES};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+const SMALL: usize = BLOCK_BYTES as usize;
+const LARGE: usize = LARGE_BLOCK_BYTES as usize;
+
+/// The pool. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Buffers(Arc<Pool>);
+
+#[derive(Debug)]
+struct Pool {
+    /// One permit per [`SMALL`] bytes.
+    room: Arc<Semaphore>,
+    small: Mutex<Vec<Box<[u8]>>>,
+    large: Mutex<Vec<Box<[u8]>>>,
+}
+
+impl Buffers {
+    /// At most this many bytes of buffers are in use at any time; at least one large block. Unused ones of the other
+    /// size may add as much until [`Buffers::trim`].
+    pub fn new(bytes: u64) -> Self {
+        let permits = usize::try_from(bytes / SMALL as u64).unwrap_or(usize::MAX);
+        let room = permits.clamp(LARGE / SMALL, Semaphore::MAX_PERMITS);
+        Self(Arc::new(Pool { room: Arc::new(Semaphore::new(room)), small: Mutex::default(), large: Mutex::default() }))
+    }
+
+    /// A buffer of `len` bytes, at most [`LARGE_BLOCK_BYTES`]; what is in it is left over from others. Waits until
+    /// there is room.
+    pub async fn take(&self, len: usize) -> Buffer {
+        let room = Arc::clone(&self.0.room).acquire_many_owned((size_for(len) / SMALL) as u32).await;
+        self.make(len, Some(room.expect("the semaphore is never closed")))
+    }
+
+    /// The same at once, beyond the limit; for who has waited long enough.
+    pub fn overdraw(&self, len: usize) -> Buffer {
+        self.make(len, None)
+    }
+
+    fn make(&self, len: usize, room: Option<OwnedSemaphorePermit>) -> Buffer {
+        let size = size_for(len);
+        let warm = self.0.free(size).lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let bytes = warm.unwrap_or_else(|| vec![0; size].into_boxed_slice());
+        Buffer { bytes, len, home: Arc::clone(&self.0), room }
+    }
+
+    /// Gives unused buffers back to the system; for when nothing is being fetched.
+    pub fn trim(&self) {
+        for size in [SMALL, LARGE] {
+            drop(std::mem::take(&mut *self.0.free(size).lock().unwrap_or_else(PoisonError::into_inner)));
+        }
+    }
+}
+
+impl Pool {
+    fn free(&self, size: usize) -> &Mutex<Vec<Box<[u8]>>> {
+        if size == SMALL { &self.small } else { &self.large }
+    }
+}
+
+/// One block's bytes; goes back to its pool when dropped.
+pub struct Buffer {
+    bytes: Box<[u8]>,
+    len: usize,
+    home: Arc<Pool>,
+    /// None if it is overdrawn.
+    room: Option<OwnedSemaphorePermit>,
+}
+
+fn size_for(len: usize) -> usize {
+    assert!(len <= LARGE, "the decoder refuses longer blocks");
+    if len <= SMALL { SMALL } else { LARGE }
+}
+
+impl Deref for Buffer {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[..self.len]
+    }
+}
+
+impl AsRef<[u8]> for Buffer {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Buffer({} bytes)", self.len)
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let bytes = std::mem::take(&mut self.bytes);
+        if self.room.is_none() {
+            return;
+        }
+        self.home.free(bytes.len()).lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    #[test]
+    fn room_is_bounded_and_comes_back() {
+        let buffers = Buffers::new(LARGE_BLOCK_BYTES as u64);
+        let large = buffers.take(LARGE).now_or_never().unwrap();
+        assert!(buffers.take(1).now_or_never().is_none());
+        drop(large);
+        let small: Vec<_> = (0..16).map(|_| buffers.take(SMALL).now_or_never().unwrap()).collect();
+        assert!(buffers.take(1).now_or_never().is_none());
+        let beyond = buffers.overdraw(LARGE);
+        drop(small);
+        drop(beyond);
+        let all = buffers.take(LARGE).now_or_never().unwrap();
+        assert!(buffers.take(1).now_or_never().is_none());
+        drop(all);
+        assert_eq!(buffers.take(SMALL + 1).now_or_never().unwrap().len(), SMALL + 1);
+    }
+
+    #[test]
+    fn a_free_buffer_is_used_again_until_trimmed() {
+        let buffers = Buffers::new(1 << 20);
+        let mut first = buffers.take(10).now_or_never().unwrap();
+        first[0] = 7;
+        drop(first);
+        assert_eq!(buffers.take(10).now_or_never().unwrap()[0], 7);
+        buffers.trim();
+        assert_eq!(buffers.take(10).now_or_never().unwrap()[0], 0);
+    }
+}

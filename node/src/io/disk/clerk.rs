@@ -1,0 +1,246 @@
+//! Opens, syncs, records, finishes and closes: everything that may wait long for the disk but moves little.
+//!
+//! One thread for all images, so that a close and the open after it keep their order.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use labmesh_proto::bitfield::Bitfield;
+use labmesh_proto::config::{Mode, SeedTime};
+use labmesh_proto::error::DiskError;
+use labmesh_proto::io::Input;
+use rustix::fs::{FlockOperation, flock};
+use tracing::{debug, warn};
+
+use super::journal::Keeper;
+use super::place::{Place, remove};
+use super::{Events, Image};
+use crate::io::buffers::Buffers;
+use crate::io::hash::md5_of_tail;
+use crate::io::source::disk_error;
+
+/// What a power cut may cost: what was written since the last sync, at most a second of it...
+const SYNC_EVERY: Duration = Duration::from_secs(1);
+/// ... or this much: a fast disk writes it in a tenth of a second, a slow one does not fall further behind.
+pub(super) const SYNC_BYTES: u64 = 256 << 20;
+
+/// What the clerk is asked. Not bounded in itself: the driver asks a few things per image, and images are bounded.
+#[derive(Debug)]
+pub(super) enum Job {
+    Open(Open),
+    /// Much was written.
+    Sync,
+    Finish(Arc<Image>),
+    Close(Arc<Image>),
+    End,
+}
+
+#[derive(Debug)]
+pub(super) struct Open {
+    pub(super) image: Arc<Image>,
+    /// Where a whole copy may be; a partial one is in the first.
+    pub(super) places: Vec<Place>,
+    pub(super) complete: bool,
+    pub(super) mode: Mode,
+    pub(super) seed_time: Option<SeedTime>,
+}
+
+#[derive(Debug)]
+pub(super) struct Clerk {
+    jobs: Receiver<Job>,
+    buffers: Buffers,
+    events: Events,
+    /// The images with a partial copy.
+    partial: Vec<Partial>,
+    /// When the next sync is due, if there is a partial copy.
+    due: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Partial {
+    image: Arc<Image>,
+    journal: Keeper,
+}
+
+impl Clerk {
+    pub(super) fn new(jobs: Receiver<Job>, buffers: Buffers, events: Events) -> Self {
+        Self { jobs, buffers, events, partial: Vec::new(), due: None }
+    }
+
+    /// Until the driver's side is gone; what was written by then is recorded.
+    pub(super) fn run(mut self) {
+        loop {
+            let wait = self.due.map_or(Duration::MAX, |due| due.saturating_duration_since(Instant::now()));
+            match self.jobs.recv_timeout(wait) {
+                Ok(Job::Open(open)) => self.open(open),
+                Ok(Job::Sync) => self.due = Some(Instant::now()),
+                Ok(Job::Finish(image)) => self.finish(&image),
+                Ok(Job::Close(image)) => self.close(&image),
+                Err(RecvTimeoutError::Timeout) => {}
+                Ok(Job::End) | Err(RecvTimeoutError::Disconnected) => break,
+            }
+            if self.due.is_some_and(|due| due <= Instant::now()) {
+                self.sync();
+            }
+        }
+        self.sync();
+        self.partial.iter().for_each(Partial::unlock);
+    }
+
+    fn open(&mut self, open: Open) {
+        let Open { image, places, complete, mode, seed_time } = open;
+        let result = image.place.check().and_then(|()| {
+            if complete {
+                let file = open_whole(&image, &places)?;
+                image.source.give(file);
+                return Ok(Bitfield::full(image.metainfo.geometry().pieces()));
+            }
+            let (file, journal) = open_part(&image, mode, seed_time)?;
+            image.source.give(file);
+            let have = journal.journal.have.clone();
+            self.partial.push(Partial { image: Arc::clone(&image), journal });
+            self.due.get_or_insert_with(|| Instant::now() + SYNC_EVERY);
+            Ok(have)
+        });
+        let report = Input::Opened { image: image.source.image(), result };
+        image.source.report_blocking(&self.events, report);
+    }
+
+    fn sync(&mut self) {
+        for partial in &mut self.partial {
+            if let Err(error) = partial.sync() {
+                // What the system failed to write is lost, also to later syncs: the transfer stops here.
+                let image = partial.image.source.image();
+                partial.image.source.report_blocking(&self.events, Input::ReadFailed { image, error });
+            }
+        }
+        self.due = (!self.partial.is_empty()).then(|| Instant::now() + SYNC_EVERY);
+    }
+
+    /// A copy that could not be finished stays as it is: it can be tried again, or closed and resumed.
+    fn finish(&mut self, image: &Arc<Image>) {
+        let not_open = || disk_error(&image.place.part(), &io::Error::other("it is not open for writing"));
+        let result = self.find(image).ok_or_else(not_open).and_then(|at| self.partial[at].finish());
+        match &result {
+            Ok(()) => drop(self.forget(image)),
+            Err(error) => warn!(place = %image.place.image().display(), %error, "cannot finish the copy"),
+        }
+        let report = Input::Finished { image: image.source.image(), result };
+        image.source.report_blocking(&self.events, report);
+    }
+
+    fn close(&mut self, image: &Arc<Image>) {
+        if let Some(mut partial) = self.forget(image) {
+            if let Err(error) = partial.sync() {
+                debug!(place = %image.place.part().display(), %error, "cannot record the last pieces");
+            }
+            partial.unlock();
+        }
+    }
+
+    fn find(&self, image: &Arc<Image>) -> Option<usize> {
+        self.partial.iter().position(|partial| Arc::ptr_eq(&partial.image, image))
+    }
+
+    fn forget(&mut self, image: &Arc<Image>) -> Option<Partial> {
+        let partial = self.partial.swap_remove(self.find(image)?);
+        if self.partial.is_empty() {
+            self.due = None;
+            self.buffers.trim();
+        }
+        Some(partial)
+    }
+}
+
+impl Partial {
+    /// Write, sync, then record: only the pieces that were written before the sync began.
+    ///
+    /// This is also the place to start writeback early (`sync_file_range`) and to drop pages that nobody will ask for.
+    fn sync(&mut self) -> Result<(), DiskError> {
+        let written = std::mem::take(&mut *self.image.written());
+        if written.pieces.is_empty() {
+            return Ok(());
+        }
+        let place = &self.image.place;
+        self.file().sync_data().map_err(|e| place.trouble(&place.part(), &e, written.bytes))?;
+        self.journal.record(written.pieces).map_err(|e| place.trouble(&place.journal(), &e, 0))
+    }
+
+    /// The sidecars come before the name: whoever sees the name finds them.
+    fn finish(&mut self) -> Result<(), DiskError> {
+        self.sync()?;
+        let place = &self.image.place;
+        if !self.journal.journal.have.is_full() {
+            return Err(disk_error(&place.part(), &io::Error::other("pieces of it were never written")));
+        }
+        let metainfo = &self.image.metainfo;
+        place.write_beside(".torrent", &metainfo.to_bytes(metainfo.announce(), metainfo.comment()))?;
+        let sum = md5_of_tail(self.file()).map_err(|e| disk_error(&place.part(), &e))?;
+        place.write_beside(".sum", format!("{sum}\n").as_bytes())?;
+        place.complete()?;
+        self.unlock();
+        remove(&place.journal()).map_err(|e| disk_error(&place.journal(), &e))
+    }
+
+    fn file(&self) -> &File {
+        self.image.source.file().expect("a partial copy is open")
+    }
+
+    /// Connections may keep the file open for longer than the lock should last.
+    fn unlock(&self) {
+        let _ = flock(self.file(), FlockOperation::Unlock);
+    }
+}
+
+fn open_whole(image: &Image, places: &[Place]) -> Result<File, DiskError> {
+    let mut last = io::Error::from(io::ErrorKind::NotFound);
+    for place in places {
+        match File::open(place.image()).and_then(|file| file.metadata().map(|about| (file, about))) {
+            Ok((file, about)) if about.is_file() && about.len() == image.metainfo.geometry().length() => {
+                return Ok(file);
+            }
+            Ok(_) => return Err(DiskError::Changed { place: place.image().display().to_string() }),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => last = e,
+        }
+    }
+    Err(disk_error(image.place.image(), &last))
+}
+
+/// Resumes what the journal vouches for, or begins anew.
+fn open_part(image: &Image, mode: Mode, seed_time: Option<SeedTime>) -> Result<(File, Keeper), DiskError> {
+    let place = &image.place;
+    let length = image.metainfo.geometry().length();
+    place.make_folder()?;
+    if let Some(file) = place.open_part()? {
+        let about = file.metadata().map_err(|e| disk_error(&place.part(), &e))?;
+        match Keeper::resume(&place.journal()) {
+            Ok(keeper)
+                if about.is_file()
+                    && about.len() == length
+                    && keeper.journal.metainfo.info_hash() == image.metainfo.info_hash() =>
+            {
+                place.reserve(&file, length)?;
+                return Ok((file, keeper));
+            }
+            Ok(_) => debug!(place = %place.part().display(), "the partial copy is of something else"),
+            Err(error) => debug!(place = %place.part().display(), %error, "the partial copy cannot be resumed"),
+        }
+    }
+    let file = place.create_part()?;
+    let journal = place.reserve(&file, length).and_then(|()| {
+        Keeper::create(&place.journal(), &image.metainfo, mode, seed_time)
+            .map_err(|e| place.trouble(&place.journal(), &e, 0))
+    });
+    match journal {
+        Ok(journal) => Ok((file, journal)),
+        Err(error) => {
+            // Nothing is in it yet, so the little space that it took is given back.
+            let _ = remove(&place.part());
+            Err(error)
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! Hashes complete pieces, up to three at once, and writes the good ones.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::path::Path;
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+use labmesh_proto::error::DiskError;
+use labmesh_proto::id::PieceIndex;
+use labmesh_proto::io::Input;
+use rustix::io::{Errno, pwritev};
+use tracing::{debug, error};
+
+use super::clerk::{Job, SYNC_BYTES};
+use super::{Events, Image};
+use crate::io::buffers::Buffer;
+use crate::io::hash::{LANES, sha1_of_pieces};
+use crate::io::source::disk_error;
+
+/// What one `pwritev` takes (`UIO_MAXIOV` of linux/uio.h).
+const SLICES_MAX: usize = 1024;
+
+/// A piece that waits for its hash.
+#[derive(Debug)]
+pub(super) struct Task {
+    image: Arc<Image>,
+    piece: PieceIndex,
+    blocks: Vec<Buffer>,
+    /// The blocks are the whole piece, each byte once.
+    whole: bool,
+}
+
+impl Task {
+    /// `blocks` by offset.
+    pub(super) fn new(image: Arc<Image>, piece: PieceIndex, blocks: Vec<(u32, Buffer)>) -> Self {
+        let mut end = 0;
+        let mut whole = true;
+        for (offset, data) in &blocks {
+            whole &= *offset as usize == end;
+            end += data.len();
+        }
+        whole &= end == image.metainfo.geometry().piece_len(piece) as usize;
+        Self { image, piece, blocks: blocks.into_iter().map(|(_, data)| data).collect(), whole }
+    }
+}
+
+/// Pieces that wait for a worker. Unbounded in itself: each holds its buffers, of which there are few.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    state: Mutex<Waiting>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    tasks: VecDeque<Task>,
+    ended: bool,
+}
+
+impl Queue {
+    pub(super) fn push(&self, task: Task) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).tasks.push_back(task);
+        self.changed.notify_one();
+    }
+
+    /// What is waiting is still handed out.
+    pub(super) fn end(&self) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).ended = true;
+        self.changed.notify_all();
+    }
+
+    /// Up to [`LANES`] pieces; none once the queue has ended.
+    fn take(&self) -> Vec<Task> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let wait = |waiting: &mut Waiting| waiting.tasks.is_empty() && !waiting.ended;
+        let mut state = self.changed.wait_while(state, wait).unwrap_or_else(PoisonError::into_inner);
+        let number = state.tasks.len().min(LANES);
+        state.tasks.drain(..number).collect()
+    }
+}
+
+/// The life of one worker.
+pub(super) fn work(queue: &Queue, clerk: &Sender<Job>, events: &Events) {
+    loop {
+        let mut tasks = queue.take();
+        if tasks.is_empty() {
+            break;
+        }
+        // Nobody waits for them any more, and their file may be another's.
+        tasks.retain(|task| !task.image.source.is_closed());
+        let pieces: Vec<_> = tasks.iter().map(|task| &task.blocks[..]).collect();
+        let hashes = sha1_of_pieces(&pieces);
+        for (task, hash) in tasks.into_iter().zip(hashes) {
+            let Task { image, piece, blocks, whole } = task;
+            let result = if !whole {
+                error!(piece = piece.get(), "asked to verify a piece that is not whole");
+                Ok(false)
+            } else if hash != *image.metainfo.hash(piece) {
+                debug!(piece = piece.get(), place = %image.place.image().display(), "wrong hash");
+                Ok(false)
+            } else {
+                write(&image, piece, &blocks, clerk).map(|()| true)
+            };
+            drop(blocks);
+            let report = Input::Verified { image: image.source.image(), piece, result };
+            image.source.report_blocking(events, report);
+        }
+    }
+}
+
+fn write(image: &Image, piece: PieceIndex, blocks: &[Buffer], clerk: &Sender<Job>) -> Result<(), DiskError> {
+    let part = image.place.part();
+    let not_open = || disk_error(&part, &io::Error::other("it is not open for writing"));
+    let file = image.source.file().ok_or_else(not_open)?;
+    let geometry = image.metainfo.geometry();
+    let len = u64::from(geometry.piece_len(piece));
+    let written = write_all(file, blocks, geometry.start(piece));
+    written.map_err(|e| image.place.trouble(Path::new(&part), &e, len))?;
+    let mut state = image.written();
+    let before = state.bytes;
+    state.pieces.push(piece);
+    state.bytes += len;
+    if before < SYNC_BYTES && state.bytes >= SYNC_BYTES {
+        let _ = clerk.send(Job::Sync);
+    }
+    Ok(())
+}
+
+/// One positioned write of all buffers, as far as the system lets it be one.
+fn write_all(file: &std::fs::File, blocks: &[Buffer], mut at: u64) -> io::Result<()> {
+    let mut slices: Vec<_> = blocks.iter().map(|block| IoSlice::new(block)).collect();
+    let mut rest = &mut slices[..];
+    while !rest.is_empty() {
+        let now = rest.len().min(SLICES_MAX);
+        match pwritev(file, &rest[..now], at) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => {
+                at += n as u64;
+                IoSlice::advance_slices(&mut rest, n);
+            }
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(())
+}

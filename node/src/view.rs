@@ -1,0 +1,618 @@
+//! What people and scripts are shown: the shapes of `--json`, tables, and how a command can fail.
+//!
+//! Rule: the fields that `docs` promise to scripts keep their names and meanings; more may be added. Tables never
+//! wrap: they give up width, then columns.
+//!
+//! Not here: where the facts come from (`labmesh_proto::node::Status`), progress ([`crate::progress`]).
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use bytesize::ByteSize;
+use labmesh_proto::config::Mode;
+use labmesh_proto::io::Refusal;
+use labmesh_proto::node::{self, Role};
+use labmesh_proto::wire::control::TransferState;
+use serde::{Deserialize, Serialize};
+
+/// How a command ended, as its exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Exit {
+    /// It could not be done.
+    Failed = 1,
+    /// It was not said right.
+    Usage = 2,
+    /// Nobody has such an image.
+    NoSuchImage = 3,
+    /// No node runs here, or it finds no other.
+    NoMesh = 4,
+    /// The disk is too small.
+    NoSpace = 5,
+    /// An image is not what its torrent says.
+    Damaged = 6,
+}
+
+/// Why a command failed, in words for the person.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// The exit code.
+    pub exit: Exit,
+    /// What happened, to what, and what to do.
+    pub message: String,
+}
+
+impl Failure {
+    /// A failure with these words.
+    pub fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self { exit, message: message.into() }
+    }
+
+    /// What a transfer's error means: `proto` passes a `DiskError` on as its words.
+    pub fn of_transfer(error: &str) -> Self {
+        let exit = match error {
+            e if e.contains("not enough space") => Exit::NoSpace,
+            e if e.contains("changed while it was shared") => Exit::Damaged,
+            _ => Exit::Failed,
+        };
+        Self::new(exit, error)
+    }
+}
+
+impl From<&Refusal> for Failure {
+    fn from(refusal: &Refusal) -> Self {
+        let exit = match refusal {
+            Refusal::NoSuchImage(_) | Refusal::NotHere(_) => Exit::NoSuchImage,
+            Refusal::Ambiguous { .. } => Exit::Usage,
+            Refusal::OtherContent { .. }
+            | Refusal::NoTorrent(_)
+            | Refusal::TooMany(_)
+            | Refusal::NeverMaster
+            | Refusal::NotMaster => Exit::Failed,
+        };
+        Self::new(exit, refusal.to_string())
+    }
+}
+
+/// `labmesh status --json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The mesh's name.
+    pub mesh: String,
+    /// This node's name.
+    pub node: String,
+    /// What this node is: `master`, `follower`, `candidate` or `solo`.
+    pub role: String,
+    /// The term it lives in.
+    pub term: u64,
+    /// The master's name.
+    pub master: Option<String>,
+    /// Every node of the mesh, by name.
+    pub nodes: Vec<Node>,
+    /// Every image in this node's own swarms.
+    pub transfers: Vec<Transfer>,
+}
+
+/// One node of `status`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Node {
+    /// Unique among the nodes.
+    pub name: String,
+    /// Its NodeId, 64 hexadecimal digits.
+    pub id: String,
+    /// Where, as far as known.
+    pub addr: Option<IpAddr>,
+    /// Its pages and tracker.
+    pub http_port: u16,
+    /// `master`, `follower`, `candidate` or `solo`.
+    pub role: String,
+    /// 0 to 99.
+    pub weight: u8,
+    /// Which switch.
+    pub site: String,
+    /// `live` or `away`.
+    pub state: String,
+    /// What it fetches and seeds.
+    pub transfers: Vec<Doing>,
+}
+
+/// What another node does with one image.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Doing {
+    /// The image's name, if the catalogue still has it.
+    pub image: Option<String>,
+    /// 40 hexadecimal digits.
+    pub info_hash: String,
+    /// As in [`Transfer`].
+    pub mode: Mode,
+    /// As in [`Transfer`].
+    pub state: TransferState,
+    /// As in [`Transfer`].
+    pub percent: f64,
+    /// As in [`Transfer`].
+    pub down_bps: u64,
+    /// As in [`Transfer`].
+    pub up_bps: u64,
+}
+
+/// One image in this node's swarms.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Transfer {
+    /// Relative path in the cache.
+    pub image: String,
+    /// 40 hexadecimal digits.
+    pub info_hash: String,
+    /// `leecher`, `peer` or `seeder`.
+    pub mode: Mode,
+    /// `checking`, `fetching`, `waiting`, `seeding`, `idle`, `stopped` or `failed`.
+    pub state: TransferState,
+    /// Of the bytes, 0 to 100; 100 only when everything is here.
+    pub percent: f64,
+    /// Payload bytes per second.
+    pub down_bps: u64,
+    /// Payload bytes per second.
+    pub up_bps: u64,
+    /// Payload bytes received.
+    pub downloaded: u64,
+    /// Payload bytes sent.
+    pub uploaded: u64,
+    /// Seconds of seeding left; `null` = no end is set.
+    pub seed_left_s: Option<u64>,
+    /// Bytes of the image.
+    pub size: u64,
+    /// Bytes of the good pieces here.
+    pub bytes_have: u64,
+    /// Pieces that nobody present has.
+    pub missing_pieces: u32,
+    /// Nodes that had a whole copy and are away.
+    pub last_seen_on: Vec<String>,
+    /// From whom, and to whom, how much.
+    pub sources: Vec<Source>,
+    /// Why it stopped, if it failed.
+    pub error: Option<String>,
+    /// Where the copy lies, or will.
+    pub path: String,
+}
+
+/// A peer of a transfer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// Its node name, or its address.
+    pub peer: String,
+    /// Payload bytes received from it.
+    pub downloaded: u64,
+    /// Payload bytes sent to it.
+    pub uploaded: u64,
+}
+
+/// One image of `labmesh ls --json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Image {
+    /// Relative path.
+    pub name: String,
+    /// 40 hexadecimal digits.
+    pub info_hash: String,
+    /// Bytes.
+    pub size: u64,
+    /// Bytes.
+    pub piece_length: u32,
+    /// Names of the nodes with a whole copy.
+    pub holders: Vec<String>,
+    /// A whole copy is on this node.
+    pub here: bool,
+    /// How much is on this node; `null` = nothing.
+    pub percent: Option<f64>,
+    /// Another image has the same name: say `NAME@HASH`.
+    pub ambiguous: bool,
+}
+
+/// The word that scripts know a role by.
+pub fn role(role: Role) -> &'static str {
+    match role {
+        Role::Master => "master",
+        Role::Follower => "follower",
+        Role::Candidate => "candidate",
+        Role::Solo => "solo",
+    }
+}
+
+/// The word that scripts know a transfer's state by.
+pub fn state(state: TransferState) -> &'static str {
+    match state {
+        TransferState::Checking => "checking",
+        TransferState::Fetching => "fetching",
+        TransferState::Waiting => "waiting",
+        TransferState::Seeding => "seeding",
+        TransferState::Idle => "idle",
+        TransferState::Stopped => "stopped",
+        TransferState::Failed => "failed",
+    }
+}
+
+/// Never 100 before the end, never 0.1 + 0.2.
+fn percent(done: u64, all: u64) -> f64 {
+    if done >= all {
+        return 100.0;
+    }
+    (u128::from(done) * 1000 / u128::from(all.max(1))) as f64 / 10.0
+}
+
+impl Status {
+    /// `path` says where the copy of an image of that name lies.
+    pub fn new(mesh: &str, status: &node::Status, path: impl Fn(&str) -> std::path::PathBuf) -> Self {
+        let image_of =
+            |hash| status.images.iter().find(|image| image.info_hash == hash).map(|image| image.name.clone());
+        let doing = |t: &labmesh_proto::wire::control::TransferReport| Doing {
+            image: image_of(t.info_hash),
+            info_hash: t.info_hash.to_string(),
+            mode: t.mode,
+            state: t.state,
+            percent: f64::from(t.permille.min(1000)) / 10.0,
+            down_bps: t.down_bps,
+            up_bps: t.up_bps,
+        };
+        let node = |n: &node::NodeStatus| Node {
+            name: n.name.clone(),
+            id: n.id.to_string(),
+            addr: n.addr,
+            http_port: n.http_port,
+            role: role(n.role).to_owned(),
+            weight: n.weight.get(),
+            site: n.site.clone(),
+            state: if n.live { "live" } else { "away" }.to_owned(),
+            transfers: n.transfers.iter().map(doing).collect(),
+        };
+        Self {
+            mesh: mesh.to_owned(),
+            node: status.name.clone(),
+            role: role(status.role).to_owned(),
+            term: status.term,
+            master: status.master.clone(),
+            nodes: status.nodes.iter().map(node).collect(),
+            transfers: status.transfers.iter().map(|t| Transfer::new(t, &path(&t.name))).collect(),
+        }
+    }
+
+    /// For people.
+    pub fn table(&self, width: usize) -> String {
+        let place = match (&self.master, self.role.as_str()) {
+            (_, "master") => "is the master".to_owned(),
+            (Some(master), "follower") => format!("follows {master}"),
+            (_, "solo") => "is alone".to_owned(),
+            _ => "looks for a master".to_owned(),
+        };
+        let mut text = format!("mesh {}: {} {place} (term {})\n\n", self.mesh, self.node, self.term);
+        let mut nodes = Table::new(&["NODE", "ROLE", "STATE", "DOING", "ADDRESS", "WEIGHT", "SITE"]);
+        for node in &self.nodes {
+            let addr = node.addr.map_or_else(|| "-".to_owned(), |addr| addr.to_string());
+            let site = if node.site.is_empty() { "-" } else { &node.site };
+            let weight = node.weight.to_string();
+            nodes.row([&node.name, &node.role, &node.state, &node.doing(), &addr, &weight, site]);
+        }
+        text.push_str(&nodes.fit(width, &[0, 3, 4]));
+        if !self.transfers.is_empty() {
+            let mut transfers = Table::new(&["IMAGE", "STATE", "DONE", "DOWN", "UP", "MODE", "SEEDS FOR"]);
+            for t in &self.transfers {
+                let cells = [format!("{:.1} %", t.percent), rate(t.down_bps), rate(t.up_bps), t.mode.to_string()];
+                let [done, down, up, mode] = &cells;
+                transfers.row([&t.image, state(t.state), done, down, up, mode, &t.left()]);
+            }
+            text.push('\n');
+            text.push_str(&transfers.fit(width, &[0]));
+        }
+        for t in &self.transfers {
+            text.push_str(&t.trouble().map(|words| format!("{}: {words}\n", t.image)).unwrap_or_default());
+        }
+        text
+    }
+}
+
+impl Node {
+    fn doing(&self) -> String {
+        let busy = self.transfers.iter().find(|t| t.percent < 100.0).or_else(|| self.transfers.first());
+        busy.map_or_else(
+            || "-".to_owned(),
+            |t| {
+                let image = t.image.as_deref().unwrap_or(&t.info_hash[..8.min(t.info_hash.len())]);
+                match t.state {
+                    TransferState::Fetching | TransferState::Waiting => {
+                        format!("{} {:.0} % {image}", state(t.state), t.percent.floor())
+                    }
+                    _ => format!("{} {image}", state(t.state)),
+                }
+            },
+        )
+    }
+}
+
+impl Transfer {
+    fn new(t: &node::TransferStatus, path: &Path) -> Self {
+        Self {
+            image: t.name.clone(),
+            info_hash: t.info_hash.to_string(),
+            mode: t.mode,
+            state: t.state,
+            percent: percent(t.bytes_have, t.size),
+            down_bps: t.down_bps,
+            up_bps: t.up_bps,
+            downloaded: t.downloaded,
+            uploaded: t.uploaded,
+            seed_left_s: t.seed_left.map(|left| left.as_secs()),
+            size: t.size,
+            bytes_have: t.bytes_have,
+            missing_pieces: t.missing_pieces,
+            last_seen_on: t.last_seen_on.clone(),
+            sources: t
+                .sources
+                .iter()
+                .map(|(peer, downloaded, uploaded)| Source {
+                    peer: peer.clone(),
+                    downloaded: *downloaded,
+                    uploaded: *uploaded,
+                })
+                .collect(),
+            error: t.error.clone(),
+            path: path.display().to_string(),
+        }
+    }
+
+    /// The copy is whole and verified.
+    pub fn is_complete(&self) -> bool {
+        let whole = matches!(self.state, TransferState::Seeding | TransferState::Idle | TransferState::Stopped);
+        whole && self.bytes_have >= self.size
+    }
+
+    /// What keeps it from going on, if anything.
+    pub fn trouble(&self) -> Option<String> {
+        if let Some(error) = &self.error {
+            return Some(error.clone());
+        }
+        let seen = match self.last_seen_on.as_slice() {
+            [] => "that nobody present has".to_owned(),
+            names => format!("last seen on {}", names.join(", ")),
+        };
+        (self.state == TransferState::Waiting).then(|| format!("waiting for {} pieces {seen}", self.missing_pieces))
+    }
+
+    fn left(&self) -> String {
+        match (self.state, self.seed_left_s) {
+            (TransferState::Seeding, Some(seconds)) => format!("{seconds} s"),
+            (TransferState::Seeding, None) => "ever".to_owned(),
+            _ => "-".to_owned(),
+        }
+    }
+}
+
+impl Image {
+    /// One image of the catalogue.
+    pub fn new(image: &node::ImageStatus) -> Self {
+        Self {
+            name: image.name.clone(),
+            info_hash: image.info_hash.to_string(),
+            size: image.size,
+            piece_length: image.piece_length,
+            holders: image.holders.clone(),
+            here: image.here == Some(1000),
+            percent: image.here.map(|permille| f64::from(permille.min(1000)) / 10.0),
+            ambiguous: image.ambiguous,
+        }
+    }
+
+    /// For people.
+    pub fn table(images: &[Self], width: usize) -> String {
+        if images.is_empty() {
+            return "no images in this mesh (labmesh add FILE offers one)\n".to_owned();
+        }
+        let mut table = Table::new(&["IMAGE", "SIZE", "HERE", "HELD BY"]);
+        for image in images {
+            let hash = &image.info_hash[..8.min(image.info_hash.len())];
+            let name = if image.ambiguous { format!("{}@{hash}", image.name) } else { image.name.clone() };
+            let here = match image.percent {
+                Some(_) if image.here => "yes".to_owned(),
+                Some(part) => format!("{part:.0} %"),
+                None => "no".to_owned(),
+            };
+            let holders = if image.holders.is_empty() { "nobody".to_owned() } else { image.holders.join(", ") };
+            table.row([name.as_str(), &size(image.size), &here, &holders]);
+        }
+        table.fit(width, &[0, 3])
+    }
+}
+
+/// Bytes for people: `20.0 GB`.
+pub fn size(bytes: u64) -> String {
+    ByteSize(bytes).display().si().to_string()
+}
+
+/// Bytes per second for people; `-` for none.
+pub fn rate(bps: u64) -> String {
+    if bps == 0 { "-".to_owned() } else { format!("{}/s", size(bps)) }
+}
+
+/// A table that fits its width: columns that may shrink do so first, then the last columns are left out.
+#[derive(Debug)]
+pub struct Table {
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    /// A table with these headings.
+    pub fn new(head: &[&str]) -> Self {
+        Self { rows: vec![head.iter().map(ToString::to_string).collect()] }
+    }
+
+    /// Adds a row; control characters in names become `?`.
+    pub fn row<const N: usize>(&mut self, cells: [&str; N]) {
+        let shown = |cell: &str| cell.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+        self.rows.push(cells.into_iter().map(shown).collect());
+    }
+
+    /// The lines, none of them longer than `width`; `flexible` columns may be cut.
+    pub fn fit(&self, width: usize, flexible: &[usize]) -> String {
+        /// A column that is cut further says nothing.
+        const LEAST: usize = 8;
+        /// Between columns.
+        const GAP: usize = 2;
+        let columns = self.rows.iter().map(Vec::len).min().unwrap_or(0);
+        let longest = |n: usize| self.rows.iter().map(|row| console::measure_text_width(&row[n])).max().unwrap_or(0);
+        let mut widths: Vec<usize> = (0..columns).map(longest).collect();
+        loop {
+            let total = widths.iter().sum::<usize>() + GAP * widths.len().saturating_sub(1);
+            let Some(over) = total.checked_sub(width).filter(|over| *over > 0) else { break };
+            let cuttable = (0..widths.len()).filter(|n| flexible.contains(n) && widths[*n] > LEAST);
+            match cuttable.max_by_key(|n| widths[*n]) {
+                Some(n) => widths[n] = LEAST.max(widths[n] - over.min(widths[n].div_ceil(8))),
+                None if widths.len() > 1 => drop(widths.pop()),
+                None => {
+                    widths = vec![width];
+                    break;
+                }
+            }
+        }
+        let line = |row: &Vec<String>| {
+            let cells: Vec<String> = widths
+                .iter()
+                .zip(row)
+                .map(|(width, cell)| console::pad_str(cell, *width, console::Alignment::Left, Some("~")).into_owned())
+                .collect();
+            cells.join(&" ".repeat(GAP)).trim_end().to_owned() + "\n"
+        };
+        self.rows.iter().map(line).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use labmesh_proto::config::Weight;
+    use labmesh_proto::id::{InfoHash, NodeId};
+
+    use super::*;
+
+    fn transfer(state: TransferState) -> node::TransferStatus {
+        node::TransferStatus {
+            name: "ou1/a rather long name of an image, with spaces.img".into(),
+            info_hash: InfoHash([0xab; 20]),
+            mode: Mode::Peer,
+            state,
+            have: 999,
+            pieces: 1000,
+            bytes_have: 19_999_999_999,
+            size: 20_000_000_000,
+            down_bps: 117_000_000,
+            up_bps: 1_000,
+            downloaded: 1,
+            uploaded: 2,
+            seed_left: Some(Duration::from_millis(41_900)),
+            missing_pieces: 412,
+            last_seen_on: vec!["pc07".into()],
+            sources: vec![("pc01".into(), 10, 20)],
+            error: None,
+        }
+    }
+
+    fn status() -> node::Status {
+        let node = |n: u8| node::NodeStatus {
+            id: NodeId([n; 32]),
+            name: format!("computer-with-a-long-name-{n}"),
+            addr: Some("2001:db8:1111:2222:3333:4444:5555:6666".parse().unwrap()),
+            http_port: 6969,
+            role: Role::Follower,
+            weight: Weight::DEFAULT,
+            site: "first-floor".into(),
+            live: n.is_multiple_of(2),
+            transfers: vec![],
+        };
+        node::Status {
+            id: NodeId([1; 32]),
+            name: "pc07".into(),
+            role: Role::Follower,
+            term: 3,
+            master: Some("pc01".into()),
+            nodes: (0..3).map(node).collect(),
+            images: vec![],
+            transfers: vec![transfer(TransferState::Fetching), transfer(TransferState::Seeding)],
+            trackers: vec![],
+        }
+    }
+
+    fn shown() -> Status {
+        Status::new("labmesh", &status(), |name| Path::new("/cache").join(name))
+    }
+
+    #[test]
+    fn status_has_the_fields_that_scripts_rely_on() {
+        let json = serde_json::to_value(shown()).unwrap();
+        for field in ["mesh", "node", "term", "master", "nodes", "transfers"] {
+            assert!(!json[field].is_null(), "{field}");
+        }
+        for field in ["name", "id", "addr", "role", "weight", "site", "state"] {
+            assert!(!json["nodes"][0][field].is_null(), "{field}");
+        }
+        let transfer = &json["transfers"][0];
+        for field in ["image", "info_hash", "mode", "state", "percent", "down_bps", "up_bps", "downloaded", "uploaded"]
+        {
+            assert!(!transfer[field].is_null(), "{field}");
+        }
+        assert_eq!(transfer["seed_left_s"], 41);
+        assert_eq!((&transfer["mode"], &transfer["state"]), (&"peer".into(), &"fetching".into()));
+        assert_eq!(json["nodes"][1]["state"], "away");
+    }
+
+    #[test]
+    fn ls_has_the_fields_that_scripts_rely_on() {
+        let image = node::ImageStatus {
+            name: "a.img".into(),
+            info_hash: InfoHash([0xab; 20]),
+            size: 1,
+            piece_length: 262_144,
+            holders: vec!["pc01".into()],
+            here: Some(1000),
+            ambiguous: false,
+            complete: 1,
+            downloading: 0,
+            downloaded: 0,
+        };
+        let json = serde_json::to_value(Image::new(&image)).unwrap();
+        assert_eq!(json["holders"], serde_json::json!(["pc01"]));
+        assert_eq!((&json["here"], &json["piece_length"]), (&true.into(), &262_144.into()));
+        assert_eq!((&json["name"], &json["size"]), (&"a.img".into(), &1.into()));
+        assert_eq!(json["info_hash"], "ab".repeat(20));
+    }
+
+    #[test]
+    fn tables_never_wrap() {
+        let image = Image {
+            name: "Ubuntu 24.04 \u{2014} l\u{e1}mina de im\u{e1}genes \u{6559}\u{5ba4}.img".into(),
+            info_hash: "ab".repeat(20),
+            size: 20_000_000_000,
+            piece_length: 1,
+            holders: (0..30).map(|n| format!("pc{n:02}")).collect(),
+            here: true,
+            percent: Some(100.0),
+            ambiguous: true,
+        };
+        for width in [20, 40, 60, 80, 200] {
+            for text in [shown().table(width), Image::table(std::slice::from_ref(&image), width)] {
+                for line in text.lines().filter(|line| !line.starts_with("mesh ") && !line.contains(": waiting")) {
+                    assert!(console::measure_text_width(line) <= width, "{width}: {line:?}");
+                }
+            }
+        }
+        let text = Image::table(&[image], 60);
+        assert!(text.contains("IMAGE") && text.contains("HELD BY") && text.contains("20.0 GB"), "{text}");
+    }
+
+    #[test]
+    fn one_hundred_percent_is_everything() {
+        assert_eq!((percent(19_999_999_999, 20_000_000_000), percent(2, 2), percent(0, 0)), (99.9, 100.0, 100.0));
+    }
+
+    #[test]
+    fn a_waiting_transfer_says_for_what() {
+        let waiting = Transfer::new(&transfer(TransferState::Waiting), Path::new("/x"));
+        assert_eq!(waiting.trouble().unwrap(), "waiting for 412 pieces last seen on pc07");
+    }
+}

@@ -1,0 +1,348 @@
+//! Every node's pages: who is here, what is offered, the tracker over HTTP, torrents, and numbers for programs.
+//!
+//! Rule: the web changes nothing. Every route answers `GET` and `HEAD` from a snapshot of the mind or by asking it,
+//! and gives up after [`ANSWER_WITHIN`]; nothing here knows whether this node is the master. Torrents leave with their
+//! trackers rewritten to those of this moment.
+//!
+//! Not here: sockets, limits of connections and headers (`io::tracker`), how the pages look (`page`), the text of
+//! queries and answers (`labmesh_proto::wire::http_tracker`).
+
+use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{ConnectInfo, Path, RawQuery, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Redirect, Response};
+use axum::routing::get;
+use bytes::Bytes;
+use labmesh_proto::id::InfoHash;
+use labmesh_proto::io::{Command, Refusal, Reply};
+use labmesh_proto::node::{ImageStatus, Status};
+use labmesh_proto::wire::http_tracker::{self, Announce};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+
+use crate::driver::{Ended, Handle};
+use crate::metrics::{self, Counters};
+use crate::view;
+
+mod page;
+
+/// How long the mind may take: an announce at a follower goes to the master and back, a torrent comes from a holder,
+/// perhaps the third that is asked, and both outlast a change of master.
+const ANSWER_WITHIN: Duration = Duration::from_secs(8);
+/// What bttrack says when it has no such torrent.
+const NOT_HERE: &str = "your file may exist elsewhere in the universe\nbut alas, not here\n";
+/// What bttrack says before it says what was wrong.
+const GARBAGE: &str = "you sent me garbage - ";
+/// Pages come from here only, and load nothing but their style from here: a hostile name that got through as markup
+/// would still do nothing.
+const PAGE_POLICY: HeaderValue =
+    HeaderValue::from_static("default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'");
+
+/// The address on which a client reached this node, for the trackers of the torrents it is handed.
+#[derive(Clone, Copy, Debug)]
+pub struct ReachedAt(pub SocketAddr);
+
+/// What the mesh is called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mesh {
+    /// By people.
+    pub name: String,
+    /// By browsers, without port: `labmesh.local`.
+    pub host: String,
+}
+
+/// What the pages need to know of their node.
+#[derive(Debug)]
+pub struct Site {
+    handle: Handle,
+    mesh: Mesh,
+    counters: Arc<Counters>,
+    /// The latest page and what it shows: a hundred browsers cost one rendering.
+    page: Mutex<Option<(Arc<Status>, Bytes)>>,
+}
+
+impl Site {
+    /// The pages of the node behind `handle`.
+    pub fn new(handle: Handle, mesh: Mesh, counters: Arc<Counters>) -> Self {
+        Self { handle, mesh, counters, page: Mutex::new(None) }
+    }
+
+    async fn status(&self) -> Result<Arc<Status>, Unanswered> {
+        answer(self.handle.status()).await
+    }
+
+    async fn torrent(&self, image: InfoHash, reached_at: ReachedAt) -> Result<Response, Unanswered> {
+        let (status, reply) = tokio::try_join!(self.status(), answer(self.handle.command(Command::Torrent(image))))?;
+        let metainfo = match reply {
+            Reply::Torrent(metainfo) => metainfo,
+            Reply::Refused(Refusal::NoTorrent(_)) => return Err(Unanswered::Late),
+            Reply::Refused(_) | Reply::Started(_) | Reply::Done | Reply::AlreadyHere(_) => return Ok(not_here()),
+        };
+        let name = status.images.iter().find(|i| i.info_hash == image).map_or(metainfo.name(), |i| &i.name);
+        let tiers = tiers(&status.trackers, &self.mesh.host, reached_at.0);
+        let headers = [
+            (header::CONTENT_TYPE, "application/x-bittorrent".to_owned()),
+            (header::CONTENT_DISPOSITION, attachment(name)),
+            (header::CACHE_CONTROL, "no-cache".to_owned()),
+        ];
+        Ok((headers, metainfo.to_bytes(&tiers, metainfo.comment())).into_response())
+    }
+}
+
+/// Why the mind said nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+enum Unanswered {
+    #[error("this node is ending, ask another")]
+    Ended,
+    #[error("no answer from the mesh in time, try again")]
+    Late,
+}
+
+impl From<Ended> for Unanswered {
+    fn from(Ended: Ended) -> Self {
+        Self::Ended
+    }
+}
+
+impl IntoResponse for Unanswered {
+    fn into_response(self) -> Response {
+        let retry = [(header::RETRY_AFTER, "2")];
+        (StatusCode::SERVICE_UNAVAILABLE, retry, format!("{self}\n")).into_response()
+    }
+}
+
+async fn answer<T>(question: impl Future<Output = Result<T, Ended>>) -> Result<T, Unanswered> {
+    match tokio::time::timeout(ANSWER_WITHIN, question).await {
+        Ok(answer) => Ok(answer?),
+        Err(_) => Err(Unanswered::Late),
+    }
+}
+
+type Shared = State<Arc<Site>>;
+type Asker = axum::Extension<ReachedAt>;
+
+/// All routes. Requests carry [`ConnectInfo`] and [`ReachedAt`] as extensions.
+pub fn router(site: Arc<Site>) -> Router {
+    Router::new()
+        .route("/", get(index))
+        .route("/index.html", get(index))
+        .route("/style.css", get(style))
+        .route("/announce", get(announce))
+        .route("/scrape", get(scrape))
+        .route("/file", get(file))
+        .route("/images", get(Redirect::permanent("/images/")))
+        .route("/images/", get(images))
+        .route("/images/{*name}", get(image))
+        .route("/metrics", get(prometheus))
+        .route("/api/status", get(api_status))
+        .route("/api/images", get(api_images))
+        .fallback((StatusCode::NOT_FOUND, "no such page; try /\n"))
+        .with_state(site)
+}
+
+async fn index(State(site): Shared) -> Result<Response, Unanswered> {
+    let status = site.status().await?;
+    let mut latest = site.page.lock().unwrap_or_else(PoisonError::into_inner);
+    let html = match &*latest {
+        Some((shown, html)) if Arc::ptr_eq(shown, &status) => html.clone(),
+        _ => {
+            let html = Bytes::from(page::status(&status, &site.mesh.name));
+            *latest = Some((status, html.clone()));
+            html
+        }
+    };
+    Ok(html_page(html))
+}
+
+async fn style() -> impl IntoResponse {
+    let headers = [(header::CONTENT_TYPE, "text/css; charset=utf-8"), (header::CACHE_CONTROL, "max-age=3600")];
+    (headers, include_str!("web/style.css"))
+}
+
+async fn announce(State(site): Shared, ConnectInfo(source): ConnectInfo<SocketAddr>, query: RawQuery) -> Response {
+    site.counters.http_announces.add_one();
+    let answered = match Announce::parse(query.0.as_deref().unwrap_or_default(), source.ip().to_canonical()) {
+        Err(bad) => Err(format!("{GARBAGE}{bad}")),
+        Ok(announce) => match answer(site.handle.announce(announce.clone())).await {
+            Ok(Ok(announced)) => Ok(announced.encode(&announce)),
+            Ok(Err(reason)) => Err(reason.to_owned()),
+            Err(unanswered) => Err(unanswered.to_string()),
+        },
+    };
+    bencoded(answered.unwrap_or_else(|reason| {
+        site.counters.announce_failures.add_one();
+        http_tracker::encode_failure(&reason)
+    }))
+}
+
+async fn scrape(State(site): Shared, query: RawQuery) -> Response {
+    site.counters.http_scrapes.add_one();
+    let scraped = match http_tracker::parse_info_hashes(query.0.as_deref().unwrap_or_default()) {
+        Err(bad) => Err(format!("{GARBAGE}{bad}")),
+        Ok(images) => answer(site.handle.scrape(images)).await.map_err(|e| e.to_string()),
+    };
+    bencoded(match scraped {
+        Ok(scraped) => http_tracker::encode_scrape(&scraped),
+        Err(reason) => http_tracker::encode_failure(&reason),
+    })
+}
+
+async fn file(State(site): Shared, axum::Extension(reached_at): Asker, query: RawQuery) -> Response {
+    let query = query.0.unwrap_or_default();
+    match http_tracker::parse_info_hashes(&query).as_deref() {
+        Ok([image]) => site.torrent(*image, reached_at).await.into_response(),
+        Ok(_) | Err(_) => {
+            (StatusCode::BAD_REQUEST, "which? /file?info_hash= or /file?hash= and 40 hex digits\n").into_response()
+        }
+    }
+}
+
+async fn images(State(site): Shared) -> Result<Response, Unanswered> {
+    Ok(html_page(page::listing(&*site.status().await?).into()))
+}
+
+async fn image(
+    State(site): Shared,
+    axum::Extension(reached_at): Asker,
+    Path(path): Path<String>,
+) -> Result<Response, Unanswered> {
+    let Some(name) = path.strip_suffix(".torrent") else { return Ok(not_here()) };
+    let status = site.status().await?;
+    match named(&status.images, name)[..] {
+        [] => Ok(not_here()),
+        [image] => site.torrent(image.info_hash, reached_at).await,
+        ref several => {
+            let page = html_page(page::choices(name, several).into());
+            Ok((StatusCode::MULTIPLE_CHOICES, page).into_response())
+        }
+    }
+}
+
+async fn prometheus(State(site): Shared) -> Result<Response, Unanswered> {
+    let text = metrics::text(&*site.status().await?, &site.mesh.name, &site.counters);
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
+}
+
+async fn api_status(State(site): Shared) -> Result<Response, Unanswered> {
+    // Where the cache lies on this machine is nobody's business: a path is told as the name of the image.
+    Ok(json(&view::Status::new(&site.mesh.name, &*site.status().await?, |name| name.into())))
+}
+
+async fn api_images(State(site): Shared) -> Result<Response, Unanswered> {
+    Ok(json(&site.status().await?.images.iter().map(view::Image::new).collect::<Vec<_>>()))
+}
+
+/// The images of that name; `NAME@HASHPREFIX` says which of several.
+fn named<'a>(images: &'a [ImageStatus], name: &str) -> Vec<&'a ImageStatus> {
+    let plain: Vec<_> = images.iter().filter(|i| i.name == name).collect();
+    match name.rsplit_once('@') {
+        Some((name, prefix)) if plain.is_empty() => {
+            let prefix = prefix.to_ascii_lowercase();
+            images.iter().filter(|i| i.name == name && i.info_hash.to_string().starts_with(&prefix)).collect()
+        }
+        _ => plain,
+    }
+}
+
+/// One tier an address (BEP 12), so that clients try them in this order: the present master, the deputies, this node
+/// as the client reached it; last the mesh's host name, for those who can resolve it.
+fn tiers(trackers: &[SocketAddr], host: &str, reached_at: SocketAddr) -> Vec<Vec<String>> {
+    let mut addresses = Vec::with_capacity(trackers.len() + 1);
+    for &tracker in trackers.iter().filter(|a| !a.ip().is_unspecified()) {
+        if !addresses.contains(&tracker) {
+            addresses.push(tracker);
+        }
+    }
+    if addresses.is_empty() || (is_portable(reached_at.ip()) && !addresses.contains(&reached_at)) {
+        addresses.push(reached_at);
+    }
+    let port = addresses[0].port();
+    let mut tiers: Vec<_> = addresses.iter().map(|a| vec![format!("http://{a}/announce")]).collect();
+    tiers.push(vec![format!("http://{host}:{port}/announce")]);
+    tiers
+}
+
+/// Whether an address means the same machine to whoever carries a torrent elsewhere.
+fn is_portable(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => !ip.is_loopback(),
+        IpAddr::V6(ip) => !ip.is_loopback() && !ip.is_unicast_link_local(),
+    }
+}
+
+/// `Content-Disposition` that suggests `NAME.torrent`: for old programs in plain characters, for others in full
+/// (RFC 6266).
+fn attachment(name: &str) -> String {
+    let file = name.rsplit('/').next().unwrap_or(name);
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-._ ".contains(c);
+    let plain: String = file.chars().map(|c| if is_plain(c) { c } else { '_' }).collect();
+    let full = utf8_percent_encode(file, NON_ALPHANUMERIC);
+    format!("attachment; filename=\"{plain}.torrent\"; filename*=UTF-8''{full}.torrent")
+}
+
+fn html_page(html: Bytes) -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8")),
+        (header::CONTENT_SECURITY_POLICY, PAGE_POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+    ];
+    (headers, Body::from(html)).into_response()
+}
+
+fn json(value: &impl serde::Serialize) -> Response {
+    let body = serde_json::to_vec(value).expect("names, numbers and lists always have a JSON form");
+    ([(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")], body).into_response()
+}
+
+fn bencoded(body: Vec<u8>) -> Response {
+    ([(header::CONTENT_TYPE, "text/plain"), (header::CACHE_CONTROL, "no-store")], body).into_response()
+}
+
+fn not_here() -> Response {
+    (StatusCode::NOT_FOUND, NOT_HERE).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check_tiers(trackers: &[&str], reached_at: &str, expected: &[&str]) {
+        let trackers: Vec<_> = trackers.iter().map(|a| a.parse().unwrap()).collect();
+        let got = tiers(&trackers, "labmesh.local", reached_at.parse().unwrap());
+        let expected: Vec<_> = expected.iter().map(|a| vec![format!("http://{a}/announce")]).collect();
+        assert_eq!(got, expected);
+    }
+
+    #[test]
+    fn each_tracker_has_a_tier_and_the_host_name_is_last() {
+        let (a, b) = ("10.0.0.1:6969", "10.0.0.2:7000");
+        check_tiers(&[a, b, a], b, &[a, b, "labmesh.local:6969"]);
+        check_tiers(&[b], a, &[b, a, "labmesh.local:7000"]);
+        check_tiers(&["0.0.0.0:6969"], a, &[a, "labmesh.local:6969"]);
+        check_tiers(&[a], "[2001:db8::1]:6969", &[a, "[2001:db8::1]:6969", "labmesh.local:6969"]);
+    }
+
+    #[test]
+    fn addresses_that_mean_nothing_elsewhere_are_used_only_if_there_is_no_other() {
+        let (a, here) = ("10.0.0.1:6969", "127.0.0.1:6969");
+        check_tiers(&[a], here, &[a, "labmesh.local:6969"]);
+        check_tiers(&[a], "[fe80::1]:6969", &[a, "labmesh.local:6969"]);
+        check_tiers(&[], here, &[here, "labmesh.local:6969"]);
+    }
+
+    #[test]
+    fn a_file_name_cannot_leave_its_header_nor_its_folder() {
+        let header = attachment("ou1/a\"\r\nX: é.img");
+        assert_eq!(
+            header,
+            "attachment; filename=\"a___X_ _.img.torrent\"; filename*=UTF-8''a%22%0D%0AX%3A%20%C3%A9%2Eimg.torrent"
+        );
+    }
+}

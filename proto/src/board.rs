@@ -1,0 +1,175 @@
+//! What every node transfers, for pages and `status`.
+//!
+//! Rule: once a second a node tells its master what changed of its own transfers, and the master tells everybody the
+//! whole board if it changed; only transfers that move, wait or end are on it. Not here: what anybody decides by it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use crate::config::NODES_MAX;
+use crate::id::{NodeId, Time};
+use crate::wire::control::{TransferReport, TransferState};
+
+/// How often reports travel: what a person can follow, and 30 messages/s in a room of thirty.
+const EVERY: Duration = Duration::from_secs(1);
+/// Transfers of one node on the board; the first in the order of the cache.
+pub const REPORTS_MAX: usize = 32;
+
+/// What happens.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Input {
+    /// This node's transfers now; given at each deadline.
+    Mine(Vec<TransferReport>),
+    /// A follower's transfers.
+    Of(NodeId, Vec<TransferReport>),
+    /// The master's board.
+    All(Vec<(NodeId, Vec<TransferReport>)>),
+    /// A node is away.
+    Gone(NodeId),
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Output {
+    /// Tell the master.
+    Mine(Vec<TransferReport>),
+    /// As master, tell everybody.
+    All(Vec<(NodeId, Vec<TransferReport>)>),
+}
+
+/// The board.
+#[derive(Debug)]
+pub struct Board {
+    me: NodeId,
+    reports: BTreeMap<NodeId, Vec<TransferReport>>,
+    changed: bool,
+    due: Time,
+    outputs: VecDeque<Output>,
+}
+
+/// Whether a transfer is worth a line.
+pub fn is_worth_telling(report: &TransferReport) -> bool {
+    match report.state {
+        TransferState::Fetching | TransferState::Waiting | TransferState::Checking | TransferState::Failed => true,
+        TransferState::Seeding => report.up_bps > 0 || report.seed_left_s.is_some(),
+        TransferState::Idle | TransferState::Stopped => false,
+    }
+}
+
+impl Board {
+    /// An empty board.
+    pub fn new(now: Time, me: NodeId) -> Self {
+        Self { me, reports: BTreeMap::new(), changed: false, due: now + EVERY, outputs: VecDeque::new() }
+    }
+
+    /// Something happened.
+    pub fn handle_input(&mut self, now: Time, input: Input) {
+        match input {
+            Input::Mine(mut reports) => {
+                reports.retain(is_worth_telling);
+                reports.truncate(REPORTS_MAX);
+                self.due = now + EVERY;
+                if self.set(self.me, reports.clone()) {
+                    self.outputs.push_back(Output::Mine(reports));
+                }
+                if std::mem::take(&mut self.changed) {
+                    let all = self.reports.iter().map(|(node, r)| (*node, r.clone())).collect();
+                    self.outputs.push_back(Output::All(all));
+                }
+            }
+            Input::Of(node, mut reports) => {
+                reports.truncate(REPORTS_MAX);
+                self.set(node, reports);
+            }
+            Input::All(board) => {
+                let mine = self.reports.remove(&self.me);
+                self.reports = board.into_iter().take(NODES_MAX).filter(|(node, _)| *node != self.me).collect();
+                if let Some(mine) = mine {
+                    self.reports.insert(self.me, mine);
+                }
+            }
+            Input::Gone(node) => {
+                self.set(node, Vec::new());
+            }
+        }
+    }
+
+    fn set(&mut self, node: NodeId, reports: Vec<TransferReport>) -> bool {
+        let same = self.reports.get(&node).map_or(&[][..], Vec::as_slice) == reports;
+        if !same {
+            self.changed = true;
+            if reports.is_empty() {
+                self.reports.remove(&node);
+            } else if self.reports.len() < NODES_MAX {
+                self.reports.insert(node, reports);
+            }
+        }
+        !same
+    }
+
+    /// What is to be done, oldest first.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When it wants this node's transfers, and why.
+    pub fn poll_timeout(&self) -> Option<(Time, &'static str)> {
+        Some((self.due, "progress report"))
+    }
+
+    /// A node's transfers.
+    pub fn of(&self, node: &NodeId) -> &[TransferReport] {
+        self.reports.get(node).map_or(&[], Vec::as_slice)
+    }
+
+    /// Everybody's transfers.
+    pub fn all(&self) -> impl Iterator<Item = &TransferReport> {
+        self.reports.values().flatten()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Mode;
+    use crate::id::InfoHash;
+
+    fn report(permille: u16) -> TransferReport {
+        TransferReport {
+            info_hash: InfoHash([1; 20]),
+            mode: Mode::Peer,
+            state: TransferState::Fetching,
+            permille,
+            down_bps: 5,
+            up_bps: 0,
+            seed_left_s: None,
+            missing_pieces: 0,
+        }
+    }
+
+    #[test]
+    fn only_what_changed_is_told() {
+        let (me, other) = (NodeId([1; 32]), NodeId([2; 32]));
+        let mut board = Board::new(Time(0), me);
+        let mine = vec![report(10)];
+        board.handle_input(Time(1), Input::Mine(mine.clone()));
+        assert_eq!(board.poll_output(), Some(Output::Mine(mine.clone())));
+        assert_eq!(board.poll_output(), Some(Output::All(vec![(me, mine.clone())])));
+        board.handle_input(Time(2), Input::Mine(mine.clone()));
+        assert_eq!(board.poll_output(), None);
+        board.handle_input(Time(3), Input::Of(other, vec![report(3)]));
+        board.handle_input(Time(4), Input::Mine(mine.clone()));
+        assert_eq!(board.poll_output(), Some(Output::All(vec![(me, mine.clone()), (other, vec![report(3)])])));
+        board.handle_input(Time(5), Input::All(vec![(me, vec![]), (other, vec![report(9)])]));
+        assert_eq!((board.of(&me), board.of(&other)), (&mine[..], &[report(9)][..]), "nobody tells us of ourselves");
+    }
+
+    #[test]
+    fn idle_copies_and_quiet_seeders_are_not_on_the_board() {
+        let mut board = Board::new(Time(0), NodeId([1; 32]));
+        let quiet = TransferReport { state: TransferState::Seeding, ..report(1000) };
+        let idle = TransferReport { state: TransferState::Idle, ..report(1000) };
+        board.handle_input(Time(1), Input::Mine(vec![quiet, idle]));
+        assert_eq!(board.poll_output(), None);
+    }
+}

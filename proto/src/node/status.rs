@@ -1,0 +1,358 @@
+//! What pages, `status` and `ls` show: one snapshot of everything, put together from the parts.
+//!
+//! Not here: how it looks (`labmesh`'s `view.rs` and `web.rs`).
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use super::Node;
+use crate::config::{Mode, Weight};
+use crate::election;
+use crate::id::{InfoHash, NodeId, PeerId, Time};
+use crate::swarm::Swarm;
+use crate::wire::control::{ImageRecord, RosterEntry, TransferReport, TransferState};
+use crate::wire::http_tracker::Scraped;
+
+/// What a node is in its mesh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Catalogue and tracker are here.
+    Master,
+    /// Obeys a master.
+    Follower,
+    /// Has lost its master, or just started.
+    Candidate,
+    /// Master of itself, since it reaches nobody.
+    Solo,
+}
+
+/// Everything that pages, `status` and `ls` show, at one moment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Status {
+    /// This node.
+    pub id: NodeId,
+    /// Its name.
+    pub name: String,
+    /// What it is.
+    pub role: Role,
+    /// The term it lives in.
+    pub term: u64,
+    /// Its master's name, if it has one.
+    pub master: Option<String>,
+    /// Every node of the roster, this one included, by name.
+    pub nodes: Vec<NodeStatus>,
+    /// Every image of the catalogue, by name.
+    pub images: Vec<ImageStatus>,
+    /// Every image in this node's own swarms, by name.
+    pub transfers: Vec<TransferStatus>,
+    /// Trackers for a torrent that this node hands out: the master, three deputies, this node.
+    pub trackers: Vec<SocketAddr>,
+}
+
+/// One node of the roster.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodeStatus {
+    /// Who.
+    pub id: NodeId,
+    /// Unique among the nodes: `pc07`, and `pc07-2` for a second of that name.
+    pub name: String,
+    /// Where, as far as known.
+    pub addr: Option<IpAddr>,
+    /// Its pages and tracker.
+    pub http_port: u16,
+    /// What it is.
+    pub role: Role,
+    /// How willing to be master.
+    pub weight: Weight,
+    /// Which switch.
+    pub site: String,
+    /// Heard by the master lately.
+    pub live: bool,
+    /// What it fetches and seeds.
+    pub transfers: Vec<TransferReport>,
+}
+
+/// One image of the catalogue.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ImageStatus {
+    /// Relative path.
+    pub name: String,
+    /// Its info hash.
+    pub info_hash: InfoHash,
+    /// Bytes.
+    pub size: u64,
+    /// Bytes.
+    pub piece_length: u32,
+    /// Names of the nodes with a whole copy.
+    pub holders: Vec<String>,
+    /// Pieces here in thousandths; 1000 = whole; `None` = nothing here.
+    pub here: Option<u16>,
+    /// Another image has the same name.
+    pub ambiguous: bool,
+    /// Whole copies in the swarm (bttrack's column).
+    pub complete: u32,
+    /// Others in the swarm.
+    pub downloading: u32,
+    /// How often a copy was completed.
+    pub downloaded: u64,
+}
+
+/// One image in this node's swarms.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TransferStatus {
+    /// Relative path.
+    pub name: String,
+    /// Its info hash.
+    pub info_hash: InfoHash,
+    /// Its mode.
+    pub mode: Mode,
+    /// What it does.
+    pub state: TransferState,
+    /// Pieces here.
+    pub have: u32,
+    /// All pieces.
+    pub pieces: u32,
+    /// Bytes of the pieces here.
+    pub bytes_have: u64,
+    /// Bytes of the image.
+    pub size: u64,
+    /// Payload bytes per second.
+    pub down_bps: u64,
+    /// Payload bytes per second.
+    pub up_bps: u64,
+    /// Payload bytes received.
+    pub downloaded: u64,
+    /// Payload bytes sent.
+    pub uploaded: u64,
+    /// How long it goes on seeding; `None` = no end is set.
+    pub seed_left: Option<Duration>,
+    /// Pieces that nobody present has.
+    pub missing_pieces: u32,
+    /// Nodes that had a whole copy and are away.
+    pub last_seen_on: Vec<String>,
+    /// Per peer: its name or address, bytes received from it, bytes sent to it.
+    pub sources: Vec<(String, u64, u64)>,
+    /// Why it stopped, if it failed.
+    pub error: Option<String>,
+}
+
+/// How many trackers a torrent that this node hands out names before itself: the master and three deputies.
+const TRACKERS: usize = 4;
+
+impl Node {
+    /// Everything to show.
+    pub fn status(&self, now: Time) -> Status {
+        let master = self.election.master();
+        Status {
+            id: self.config.id,
+            name: self.name_of(&self.config.id),
+            role: role(self.election.role()),
+            term: self.election.highest().term,
+            master: master.map(|m| self.name_of(&m)),
+            nodes: self.node_statuses(),
+            images: self.image_statuses(),
+            transfers: self.transfer_statuses(now),
+            trackers: self.trackers(),
+        }
+    }
+
+    /// The counters of an image, if it is tracked here.
+    pub fn scrape(&self, images: &[InfoHash]) -> Vec<Scraped> {
+        let all: Vec<InfoHash> = self.catalogue.records().map(|r| r.info_hash).collect();
+        let wanted = if images.is_empty() { &all[..] } else { images };
+        wanted.iter().filter_map(|hash| self.scraped(hash)).collect()
+    }
+
+    fn scraped(&self, hash: &InfoHash) -> Option<Scraped> {
+        let record = self.catalogue.record(hash);
+        let counted = self.tracker.scrape(hash);
+        let name = record.map(|r| r.name.clone());
+        if self.is_ruling() {
+            return counted.map(|scraped| Scraped { name, ..scraped });
+        }
+        let record = record?;
+        let (complete, incomplete) = self.counts(record);
+        Some(Scraped { info_hash: *hash, name, complete, incomplete, downloaded: record.downloaded })
+    }
+
+    /// Whole copies and others in the swarm: by the book here, or by what the master tells.
+    fn counts(&self, record: &ImageRecord) -> (u32, u32) {
+        if self.is_ruling() {
+            let (complete, incomplete, _) = self.tracker.counts(&record.info_hash);
+            return (complete, incomplete);
+        }
+        let of_it = |report: &&TransferReport| report.info_hash == record.info_hash;
+        let fetching = |report: &&TransferReport| report.permille < 1000;
+        let incomplete = self.board.all().filter(of_it).filter(fetching).count() as u32;
+        let live = record.holders.iter().filter(|node| self.is_live(node)).count() as u32;
+        (live, incomplete)
+    }
+
+    fn is_live(&self, node: &NodeId) -> bool {
+        *node == self.config.id || self.roster.member(node).is_some_and(|e| e.live)
+    }
+
+    /// What a node is called here; unique.
+    pub fn name_of(&self, node: &NodeId) -> String {
+        self.roster.name(node).map_or_else(|| node.short(), str::to_owned)
+    }
+
+    fn node_statuses(&self) -> Vec<NodeStatus> {
+        let mut all: Vec<NodeStatus> = self.roster.entries().map(|entry| self.node_status(entry)).collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    fn node_status(&self, entry: &RosterEntry) -> NodeStatus {
+        let member = &entry.member;
+        let me = member.id == self.config.id;
+        let is_master = self.election.master() == Some(member.id);
+        NodeStatus {
+            id: member.id,
+            name: self.name_of(&member.id),
+            addr: member.addr.or_else(|| self.roster.address(&member.id)),
+            http_port: member.http_port,
+            role: match (me, is_master) {
+                (true, _) => role(self.election.role()),
+                (false, true) => Role::Master,
+                (false, false) => Role::Follower,
+            },
+            weight: member.weight,
+            site: member.site.clone(),
+            live: me || entry.live,
+            transfers: self.board.of(&member.id).to_vec(),
+        }
+    }
+
+    fn image_statuses(&self) -> Vec<ImageStatus> {
+        let mut names: BTreeMap<&str, u32> = BTreeMap::new();
+        for record in self.catalogue.records() {
+            *names.entry(&record.name).or_default() += 1;
+        }
+        let status = |record: &ImageRecord| {
+            let (complete, downloading) = self.counts(record);
+            let swarm = self.image_of(&record.info_hash).and_then(|image| self.swarms[image].as_ref());
+            ImageStatus {
+                name: record.name.clone(),
+                info_hash: record.info_hash,
+                size: record.size,
+                piece_length: record.piece_length,
+                holders: self.names_of(&record.holders),
+                here: swarm.map(permille),
+                ambiguous: names.get(record.name.as_str()).is_some_and(|n| *n > 1),
+                complete,
+                downloading,
+                downloaded: record.downloaded,
+            }
+        };
+        self.catalogue.records().map(status).collect()
+    }
+
+    fn names_of(&self, nodes: &[NodeId]) -> Vec<String> {
+        let mut names: Vec<String> = nodes.iter().map(|node| self.name_of(node)).collect();
+        names.sort();
+        names
+    }
+
+    fn transfer_statuses(&self, now: Time) -> Vec<TransferStatus> {
+        let mut all: Vec<TransferStatus> = self.swarms.iter().flatten().map(|s| self.transfer_status(now, s)).collect();
+        all.sort_by(|a, b| (&a.name, a.info_hash).cmp(&(&b.name, b.info_hash)));
+        all
+    }
+
+    fn transfer_status(&self, now: Time, swarm: &Swarm) -> TransferStatus {
+        let (down_bps, up_bps) = swarm.rates(now);
+        let (downloaded, uploaded) = swarm.totals();
+        let missing_pieces = swarm.missing_pieces();
+        let holders = self.catalogue.record(&swarm.info_hash()).map_or(&[][..], |r| &r.holders);
+        let away: Vec<NodeId> = holders.iter().copied().filter(|node| !self.is_live(node)).collect();
+        TransferStatus {
+            name: swarm.name().to_owned(),
+            info_hash: swarm.info_hash(),
+            mode: swarm.mode(),
+            state: swarm.state(now),
+            have: swarm.here().count(),
+            pieces: swarm.here().pieces(),
+            bytes_have: swarm.bytes_here(),
+            size: swarm.metainfo().geometry().length(),
+            down_bps,
+            up_bps,
+            downloaded,
+            uploaded,
+            seed_left: swarm.seed_left(now),
+            missing_pieces,
+            last_seen_on: if missing_pieces > 0 { self.names_of(&away) } else { Vec::new() },
+            sources: self.sources(swarm),
+            error: swarm.error().map(ToString::to_string),
+        }
+    }
+
+    /// Bytes by peer; several connections of one peer are one line.
+    fn sources(&self, swarm: &Swarm) -> Vec<(String, u64, u64)> {
+        let mut by_name: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+        for (addr, id, down, up) in swarm.sources() {
+            let node = self.roster.entries().map(|e| e.member.id).find(|node| id == PeerId::of_node(node));
+            let name = node.map_or_else(|| addr.to_string(), |node| self.name_of(&node));
+            let sums = by_name.entry(name).or_default();
+            *sums = (sums.0 + down, sums.1 + up);
+        }
+        by_name.into_iter().map(|(name, (down, up))| (name, down, up)).collect()
+    }
+
+    /// This node's transfers for the board.
+    pub(super) fn reports(&self, now: Time) -> Vec<TransferReport> {
+        let report = |swarm: &Swarm| {
+            let (down_bps, up_bps) = swarm.rates(now);
+            TransferReport {
+                info_hash: swarm.info_hash(),
+                mode: swarm.mode(),
+                state: swarm.state(now),
+                permille: permille(swarm),
+                down_bps,
+                up_bps,
+                seed_left_s: swarm.seed_left(now).map(|d| d.as_secs() as u32),
+                missing_pieces: swarm.missing_pieces(),
+            }
+        };
+        self.swarms.iter().flatten().map(report).collect()
+    }
+
+    /// The master first, then those who would follow it, then this node.
+    fn trackers(&self) -> Vec<SocketAddr> {
+        let succession = self.roster.succession().iter().copied();
+        let mut nodes: Vec<NodeId> = Vec::new();
+        for node in self.election.master().into_iter().chain(succession) {
+            if !nodes.contains(&node) && nodes.len() < TRACKERS {
+                nodes.push(node);
+            }
+        }
+        if !nodes.contains(&self.config.id) {
+            nodes.push(self.config.id);
+        }
+        let http = |node: NodeId| {
+            let entry = self.roster.member(&node)?;
+            let own = (node == self.config.id).then_some(self.config.addr).flatten();
+            let ip = entry.member.addr.or(own).or_else(|| self.roster.address(&node))?;
+            Some(SocketAddr::new(ip, entry.member.http_port))
+        };
+        nodes.into_iter().filter_map(http).collect()
+    }
+}
+
+fn permille(swarm: &Swarm) -> u16 {
+    let here = swarm.here();
+    match here.count() {
+        _ if swarm.is_complete() => 1000,
+        n => (u64::from(n) * 1000 / u64::from(here.pieces())).min(999) as u16,
+    }
+}
+
+fn role(role: election::Role) -> Role {
+    match role {
+        election::Role::Listening | election::Role::Candidate => Role::Candidate,
+        election::Role::Follower => Role::Follower,
+        election::Role::Master => Role::Master,
+        election::Role::Solo => Role::Solo,
+    }
+}

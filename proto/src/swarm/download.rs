@@ -1,0 +1,299 @@
+//! What to ask of whom, and what becomes of what comes.
+//!
+//! Rule: a peer is asked for the blocks of one piece in order. The next piece of a peer is, in this order: a begun one
+//! that nobody works on, the one it suggested, the rarest missing one; then it helps with begun ones; then, in the end
+//! game, it is asked for blocks that others were asked for. A block that does not come in a small multiple of its
+//! expected time is asked of somebody else. No piece is begun without room in the piece buffer.
+
+use std::time::Duration;
+
+use super::Swarm;
+use crate::config::BLOCK_BYTES;
+use crate::error::{CloseReason, DiskError, PeerMisbehaved};
+use crate::id::{Block, PieceIndex, Time};
+use crate::io;
+use crate::swarm::mode::Life;
+use crate::swarm::pieces::State;
+use crate::wire::peer::{Message, Range};
+
+/// A peer that sends nothing of what it was asked for this long, or four times what it should take, is stalled.
+const STALL: Duration = Duration::from_secs(2);
+const STALL_FACTOR: u32 = 4;
+const STALL_MAX: Duration = Duration::from_secs(20);
+/// Blocks that nobody asked for, beyond those that crossed a cancel, before the peer is dropped.
+const UNREQUESTED_MAX: usize = 16;
+
+impl Swarm {
+    /// Asks a peer for as much as its pipeline takes.
+    pub(super) fn fill(&mut self, now: Time, p: usize) {
+        if !matches!(self.life, Life::Fetching { .. }) {
+            return;
+        }
+        let peer = &self.peers[p];
+        if peer.peer_choking || !peer.am_interested {
+            return;
+        }
+        while self.peers[p].room(now) > 0 {
+            let Some(block) = self.next_block(p) else { break };
+            let peer = &mut self.peers[p];
+            peer.ask(now, block);
+            let range = Range { piece: block.piece.get(), offset: block.offset, len: block.len };
+            self.tell(p, Message::Request(range));
+        }
+    }
+
+    /// Asks every peer that has room: something changed for all of them.
+    pub(super) fn fill_all(&mut self, now: Time) {
+        for p in 0..self.peers.len() {
+            self.fill(now, p);
+        }
+    }
+
+    fn next_block(&mut self, p: usize) -> Option<Block> {
+        let len = self.peers[p].block_len;
+        if let Some(piece) = self.peers[p].current {
+            if let Some(block) = self.pieces.ask_next(piece, len) {
+                return Some(block);
+            }
+            self.peers[p].current = None;
+        }
+        if let Some(piece) = self.next_piece(p) {
+            self.peers[p].current = Some(piece);
+            return self.pieces.ask_next(piece, len);
+        }
+        if self.picker.is_empty() || self.out_of_buffers() { self.end_game(p) } else { None }
+    }
+
+    fn next_piece(&mut self, p: usize) -> Option<PieceIndex> {
+        let peer = &self.peers[p];
+        let sender = peer.sender;
+        let of_peer = |q: &&super::pieces::Partial| peer.has.has(q.piece) && q.admits(sender) && q.has_free();
+        if let Some(orphan) = self.pieces.partials().iter().filter(|q| q.owner.is_none()).find(of_peer) {
+            let piece = orphan.piece;
+            self.pieces.adopt(piece, sender);
+            return Some(piece);
+        }
+        if !self.out_of_buffers() {
+            let suggested = peer.suggested.filter(|s| self.picker.contains(*s) && peer.has.has(*s));
+            if let Some(piece) = suggested.or_else(|| self.picker.pick(&peer.has, |_| true)) {
+                self.peers[p].suggested = None;
+                self.picker.remove(piece);
+                self.pieces.begin(piece, sender);
+                return Some(piece);
+            }
+        }
+        // Nothing is left to begin: help with what others began.
+        self.pieces.partials().iter().find(of_peer).map(|q| q.piece)
+    }
+
+    fn out_of_buffers(&self) -> bool {
+        self.pieces.in_flight_bytes() + u64::from(self.geometry.piece_length()) > self.buffer_bytes
+            && !self.pieces.partials().is_empty()
+    }
+
+    /// A block that was asked of another peer and waits the longest, to be asked of this one as well.
+    fn end_game(&mut self, p: usize) -> Option<Block> {
+        let me = &self.peers[p];
+        let mut best: Option<(Time, Block)> = None;
+        for other in self.peers.iter().filter(|o| o.conn != me.conn) {
+            // The youngest request of a peer comes last: help with that end first.
+            for asked in other.asked.iter().rev() {
+                let block = asked.block;
+                let open = self.pieces.state(block.piece) == State::Begun
+                    && self.pieces.is_waiting(&block)
+                    && me.has.has(block.piece)
+                    && self.pieces.partial(block.piece).is_some_and(|q| q.admits(me.sender))
+                    && !me.asked.iter().any(|a| overlap(&a.block, &block));
+                let twice =
+                    || self.peers.iter().filter(|o| o.asked.iter().any(|a| overlap(&a.block, &block))).count() > 1;
+                if open && best.is_none_or(|(at, _)| asked.at < at) && !twice() {
+                    best = Some((asked.at, block));
+                }
+            }
+        }
+        let (_, block) = best?;
+        self.end_game = true;
+        let len = block.len.min(me.block_len);
+        self.geometry.block(block.piece.get(), block.offset, len)
+    }
+
+    /// A block came into a buffer of the driver.
+    pub(super) fn block(&mut self, now: Time, p: usize, range: Range) -> Result<(), PeerMisbehaved> {
+        let Range { piece, offset, len } = range;
+        let block =
+            self.geometry.block(piece, offset, len).ok_or(PeerMisbehaved::NoSuchBlock { piece, offset, len })?;
+        let peer = &mut self.peers[p];
+        if !peer.unask(&block) {
+            if peer.late > 0 {
+                peer.late -= 1;
+            } else if peer.unrequested < UNREQUESTED_MAX {
+                peer.unrequested += 1;
+            } else {
+                return Err(PeerMisbehaved::Unrequested);
+            }
+            // Late, but perhaps still of use; if not it is dropped below.
+            if !offset.is_multiple_of(BLOCK_BYTES) || self.pieces.state(block.piece) != State::Begun {
+                self.wasted += u64::from(len);
+                return Ok(());
+            }
+        }
+        let peer = &mut self.peers[p];
+        peer.progress_at = now;
+        peer.snubbed = false;
+        peer.down.add(now, u64::from(len));
+        let sender = peer.sender;
+        self.down.add(now, u64::from(len));
+        self.ledger.account(sender).downloaded += u64::from(len);
+        if self.pieces.store(&block, sender) {
+            self.progress_at = now;
+            self.ask_border(io::Output::Store { image: self.image, block });
+            if self.end_game {
+                self.cancel_elsewhere(p, &block);
+            }
+            if self.pieces.complete(block.piece) {
+                self.ask_border(io::Output::Verify { image: self.image, piece: block.piece });
+            }
+        } else {
+            self.wasted += u64::from(len);
+            self.free(&block);
+        }
+        self.fill(now, p);
+        Ok(())
+    }
+
+    fn cancel_elsewhere(&mut self, p: usize, block: &Block) {
+        for other in (0..self.peers.len()).filter(|o| *o != p) {
+            while let Some(twin) = self.peers[other].asked.iter().map(|a| a.block).find(|b| overlap(b, block)) {
+                self.take_back(other, &twin);
+                self.free(&twin);
+            }
+        }
+    }
+
+    /// Cancels a request; its answer may have crossed.
+    fn take_back(&mut self, p: usize, block: &Block) {
+        let peer = &mut self.peers[p];
+        peer.unask(block);
+        peer.late += 1;
+        let range = Range { piece: block.piece.get(), offset: block.offset, len: block.len };
+        self.tell(p, Message::Cancel(range));
+    }
+
+    /// The cells of a block that is asked of one peer less: free, unless another still is asked for them.
+    fn free(&mut self, block: &Block) {
+        if self.pieces.state(block.piece) != State::Begun {
+            return;
+        }
+        self.pieces.release(block);
+        if self.end_game {
+            let twins: Vec<Block> = self.peers.iter().flat_map(|o| o.asked.iter().map(|a| a.block)).collect();
+            twins.iter().filter(|b| overlap(b, block)).for_each(|b| self.pieces.hold(b));
+        }
+        if self.pieces.abandon_if_empty(block.piece) {
+            self.ask_border(io::Output::Discard { image: self.image, piece: block.piece });
+            self.picker.insert(block.piece);
+            for peer in &mut self.peers {
+                peer.current = peer.current.filter(|c| *c != block.piece);
+            }
+        }
+    }
+
+    /// Takes back everything that was asked of a peer: it choked us, stalled, or is gone.
+    pub(super) fn unask_all(&mut self, p: usize) {
+        let asked = std::mem::take(&mut self.peers[p].asked);
+        self.peers[p].asked_bytes = 0;
+        let sender = self.peers[p].sender;
+        if let Some(current) = self.peers[p].current.take() {
+            self.pieces.disown(current, sender);
+        }
+        for Block { piece, .. } in asked.iter().map(|a| a.block) {
+            self.pieces.disown(piece, sender);
+        }
+        for asked in &asked {
+            self.free(&asked.block);
+        }
+    }
+
+    /// BEP 6: that request will not be answered.
+    pub(super) fn rejected(&mut self, now: Time, p: usize, range: Range) {
+        let Some(block) = self.geometry.block(range.piece, range.offset, range.len) else { return };
+        if self.peers[p].unask(&block) {
+            self.free(&block);
+        } else {
+            self.peers[p].late = self.peers[p].late.saturating_sub(1);
+        }
+        if self.peers[p].current == Some(block.piece) {
+            self.peers[p].current = None;
+            self.pieces.disown(block.piece, self.peers[p].sender);
+        }
+        self.fill_all(now);
+    }
+
+    /// Whether the peer's requests are overdue; if so they are asked of others.
+    pub(super) fn review_requests(&mut self, now: Time) {
+        for p in 0..self.peers.len() {
+            let peer = &self.peers[p];
+            let Some(oldest) = peer.asked.front() else { continue };
+            let expected = peer.down.time_for(now, peer.asked_bytes, STALL_MAX / STALL_FACTOR) * STALL_FACTOR;
+            let patience = if peer.down.total() == 0 { STALL } else { expected.max(STALL) };
+            if now.since(peer.progress_at.max(oldest.at)) > patience {
+                let overdue: Vec<Block> = peer.asked.iter().map(|a| a.block).collect();
+                for block in &overdue {
+                    self.take_back(p, block);
+                    self.free(block);
+                }
+                self.unask_all(p);
+                self.peers[p].snubbed = true;
+                self.peers[p].progress_at = now;
+            }
+        }
+        self.fill_all(now);
+    }
+
+    /// A piece was hashed.
+    pub(super) fn verified(&mut self, now: Time, piece: PieceIndex, result: Result<bool, DiskError>) {
+        if self.pieces.state(piece) != State::Verifying {
+            return;
+        }
+        match result {
+            Ok(true) => self.good_piece(piece),
+            Ok(false) => self.bad_piece(now, piece),
+            Err(error) => return self.fail(now, error),
+        }
+        if self.pieces.here().is_full() {
+            self.ask_border(io::Output::Finish { image: self.image });
+        } else {
+            self.fill_all(now);
+        }
+    }
+
+    fn good_piece(&mut self, piece: PieceIndex) {
+        self.pieces.good(piece);
+        for p in 0..self.peers.len() {
+            if self.peers[p].has.has(piece) {
+                self.peers[p].useful -= 1;
+                self.review_interest(p);
+            }
+        }
+        self.ask_border(io::Output::Have { image: self.image, piece });
+    }
+
+    fn bad_piece(&mut self, now: Time, piece: PieceIndex) {
+        let senders = self.pieces.bad(piece);
+        self.picker.insert(piece);
+        self.wasted += u64::from(self.geometry.piece_len(piece));
+        for peer in &mut self.peers {
+            peer.current = peer.current.filter(|c| *c != piece);
+        }
+        let [only] = senders[..] else { return };
+        if self.ledger.strike(only)
+            && let Some(p) = self.peers.iter().position(|peer| peer.sender == only)
+        {
+            self.close(now, p, CloseReason::Misbehaved(PeerMisbehaved::BadData(piece)));
+        }
+    }
+}
+
+fn overlap(a: &Block, b: &Block) -> bool {
+    a.piece == b.piece && a.offset < b.offset + b.len && b.offset < a.offset + a.len
+}

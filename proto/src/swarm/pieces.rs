@@ -1,0 +1,360 @@
+//! The books of one image's pieces.
+//!
+//! Rule: a piece is in exactly one [`State`]: missing, begun, being verified, or here. A begun piece is counted in
+//! cells of 16 KiB; a block covers one or more cells of which each is free, asked, or stored. Not here: which piece is
+//! begun next (`picker`), of whom it is asked (`swarm`).
+
+use crate::bitfield::Bitfield;
+use crate::config::BLOCK_BYTES;
+use crate::id::{Block, Geometry, PieceIndex};
+
+/// What becomes of a piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Not here, not begun.
+    Missing,
+    /// Some of its blocks are asked or stored.
+    Begun,
+    /// All blocks are stored; its hash is being made.
+    Verifying,
+    /// Good and written.
+    Here,
+}
+
+/// Who sent a block: an index into the swarm's ledger.
+pub type Sender = u16;
+
+/// A piece on its way in.
+#[derive(Clone, Debug)]
+pub struct Partial {
+    /// Which piece.
+    pub piece: PieceIndex,
+    /// The peer that is asked for its blocks in order, if it still is there.
+    pub owner: Option<Sender>,
+    /// It failed its hash with several senders: now one alone may send it, so that the liar is known.
+    pub exclusive: bool,
+    /// Who sent stored blocks.
+    pub senders: Vec<Sender>,
+    cells: u32,
+    stored_count: u32,
+    asked: Vec<u64>,
+    stored: Vec<u64>,
+    /// No cell before this one is free.
+    first_free: u32,
+}
+
+const NONE: u32 = u32::MAX;
+
+/// All pieces of one image.
+#[derive(Clone, Debug)]
+pub struct Pieces {
+    geometry: Geometry,
+    here: Bitfield,
+    states: Vec<State>,
+    /// Index into `partials`, or `NONE`.
+    partial_of: Vec<u32>,
+    partials: Vec<Partial>,
+    /// Pieces that must come from one sender.
+    suspicious: Vec<PieceIndex>,
+    in_flight_bytes: u64,
+}
+
+impl Pieces {
+    /// The pieces of `here` are here, the others missing.
+    pub fn new(geometry: Geometry, here: Bitfield) -> Self {
+        let states = geometry.all().map(|p| if here.has(p) { State::Here } else { State::Missing }).collect();
+        let partial_of = vec![NONE; geometry.pieces() as usize];
+        Self { geometry, here, states, partial_of, partials: Vec::new(), suspicious: Vec::new(), in_flight_bytes: 0 }
+    }
+
+    /// The pieces that are here.
+    pub fn here(&self) -> &Bitfield {
+        &self.here
+    }
+
+    /// What becomes of a piece.
+    pub fn state(&self, piece: PieceIndex) -> State {
+        self.states[piece.index()]
+    }
+
+    /// Bytes of the pieces here.
+    pub fn bytes_here(&self) -> u64 {
+        let g = self.geometry;
+        let whole = u64::from(self.here.count()) * u64::from(g.piece_length());
+        let last = g.piece(g.pieces() - 1).filter(|p| self.here.has(*p));
+        whole - last.map_or(0, |p| u64::from(g.piece_length() - g.piece_len(p)))
+    }
+
+    /// Bytes of begun and verifying pieces: what the driver has buffers for.
+    pub fn in_flight_bytes(&self) -> u64 {
+        self.in_flight_bytes
+    }
+
+    /// The begun pieces, oldest first.
+    pub fn partials(&self) -> &[Partial] {
+        &self.partials
+    }
+
+    /// The books of a begun piece.
+    pub fn partial(&self, piece: PieceIndex) -> Option<&Partial> {
+        self.partials.get(self.partial_of[piece.index()] as usize)
+    }
+
+    fn partial_mut(&mut self, piece: PieceIndex) -> Option<&mut Partial> {
+        self.partials.get_mut(self.partial_of[piece.index()] as usize)
+    }
+
+    /// Begins a missing piece, to be asked of `owner`.
+    pub fn begin(&mut self, piece: PieceIndex, owner: Sender) {
+        assert_eq!(self.state(piece), State::Missing, "only a missing piece is begun");
+        let len = self.geometry.piece_len(piece);
+        let cells = len.div_ceil(BLOCK_BYTES);
+        let words = cells.div_ceil(64) as usize;
+        self.states[piece.index()] = State::Begun;
+        self.partial_of[piece.index()] = self.partials.len() as u32;
+        self.in_flight_bytes += u64::from(len);
+        self.partials.push(Partial {
+            piece,
+            owner: Some(owner),
+            exclusive: self.suspicious.contains(&piece),
+            senders: Vec::new(),
+            cells,
+            stored_count: 0,
+            asked: vec![0; words],
+            stored: vec![0; words],
+            first_free: 0,
+        });
+    }
+
+    /// Makes `owner` the one that is asked for the rest of a begun piece.
+    pub fn adopt(&mut self, piece: PieceIndex, owner: Sender) {
+        if let Some(partial) = self.partial_mut(piece) {
+            partial.owner = Some(owner);
+        }
+    }
+
+    /// `owner` works on the piece no more.
+    pub fn disown(&mut self, piece: PieceIndex, owner: Sender) {
+        if let Some(partial) = self.partial_mut(piece)
+            && partial.owner == Some(owner)
+        {
+            partial.owner = None;
+        }
+    }
+
+    /// Marks the next free block of a begun piece as asked: in order, at most `len` bytes.
+    pub fn ask_next(&mut self, piece: PieceIndex, len: u32) -> Option<Block> {
+        let piece_len = self.geometry.piece_len(piece);
+        let partial = self.partial_mut(piece)?;
+        let first = (partial.first_free..partial.cells).find(|c| partial.is_free(*c))?;
+        let most = (len / BLOCK_BYTES).max(1);
+        let run = (first..partial.cells.min(first + most)).take_while(|c| partial.is_free(*c)).count() as u32;
+        (first..first + run).for_each(|c| set(&mut partial.asked, c));
+        partial.first_free = first + run;
+        let offset = first * BLOCK_BYTES;
+        Some(Block { piece, offset, len: (run * BLOCK_BYTES).min(piece_len - offset) })
+    }
+
+    /// Whether all cells of the block still wait, so that it may be asked of a second peer (end game).
+    pub fn is_waiting(&self, block: &Block) -> bool {
+        self.partial(block.piece).is_some_and(|p| cells(block).all(|c| !get(&p.stored, c)))
+    }
+
+    /// The block is asked of nobody any more.
+    pub fn release(&mut self, block: &Block) {
+        if let Some(partial) = self.partial_mut(block.piece) {
+            for cell in cells(block).filter(|c| !get(&partial.stored, *c)).collect::<Vec<_>>() {
+                clear(&mut partial.asked, cell);
+            }
+            partial.first_free = partial.first_free.min(block.offset / BLOCK_BYTES);
+        }
+    }
+
+    /// The block is still asked of somebody.
+    pub fn hold(&mut self, block: &Block) {
+        if let Some(partial) = self.partial_mut(block.piece) {
+            cells(block).for_each(|c| set(&mut partial.asked, c));
+        }
+    }
+
+    /// Books a block that came. `false`: nobody waits for it, or a part of it is here already; drop it.
+    pub fn store(&mut self, block: &Block, sender: Sender) -> bool {
+        if self.state(block.piece) != State::Begun || !self.is_waiting(block) {
+            return false;
+        }
+        let Some(partial) = self.partial_mut(block.piece) else { return false };
+        for cell in cells(block) {
+            set(&mut partial.asked, cell);
+            set(&mut partial.stored, cell);
+            partial.stored_count += 1;
+        }
+        if !partial.senders.contains(&sender) {
+            partial.senders.push(sender);
+        }
+        true
+    }
+
+    /// If every block of the piece is stored, it is to be verified from now on.
+    pub fn complete(&mut self, piece: PieceIndex) -> bool {
+        let whole = self.partial(piece).is_some_and(|p| p.stored_count == p.cells);
+        let ready = whole && self.state(piece) == State::Begun;
+        if ready {
+            self.states[piece.index()] = State::Verifying;
+        }
+        ready
+    }
+
+    /// The piece is good and written.
+    pub fn good(&mut self, piece: PieceIndex) {
+        self.end(piece);
+        self.suspicious.retain(|p| *p != piece);
+        self.states[piece.index()] = State::Here;
+        self.here.set(piece);
+    }
+
+    /// The piece is missing again; who sent it.
+    pub fn bad(&mut self, piece: PieceIndex) -> Vec<Sender> {
+        let senders = self.end(piece).map(|p| p.senders).unwrap_or_default();
+        self.states[piece.index()] = State::Missing;
+        if senders.len() > 1 && !self.suspicious.contains(&piece) {
+            self.suspicious.push(piece);
+        }
+        senders
+    }
+
+    /// A begun piece of which nothing is stored and nothing asked goes back to missing; whether it did.
+    pub fn abandon_if_empty(&mut self, piece: PieceIndex) -> bool {
+        let empty = self.state(piece) == State::Begun
+            && self.partial(piece).is_some_and(|p| p.stored_count == 0 && p.asked.iter().all(|w| *w == 0));
+        if empty {
+            self.end(piece);
+            self.states[piece.index()] = State::Missing;
+        }
+        empty
+    }
+
+    fn end(&mut self, piece: PieceIndex) -> Option<Partial> {
+        let index = self.partial_of[piece.index()];
+        if index == NONE {
+            return None;
+        }
+        self.partial_of[piece.index()] = NONE;
+        self.in_flight_bytes -= u64::from(self.geometry.piece_len(piece));
+        let partial = self.partials.swap_remove(index as usize);
+        if let Some(moved) = self.partials.get(index as usize) {
+            self.partial_of[moved.piece.index()] = index;
+        }
+        Some(partial)
+    }
+}
+
+impl Partial {
+    /// Some block is neither asked nor stored.
+    pub fn has_free(&self) -> bool {
+        (self.first_free..self.cells).any(|c| self.is_free(c))
+    }
+
+    /// Whether `sender` may send blocks of it.
+    pub fn admits(&self, sender: Sender) -> bool {
+        !self.exclusive || (self.owner.is_none_or(|o| o == sender) && self.senders.iter().all(|s| *s == sender))
+    }
+
+    fn is_free(&self, cell: u32) -> bool {
+        !get(&self.asked, cell) && !get(&self.stored, cell)
+    }
+}
+
+fn cells(block: &Block) -> std::ops::Range<u32> {
+    block.offset / BLOCK_BYTES..(block.offset + block.len).div_ceil(BLOCK_BYTES)
+}
+
+fn get(bits: &[u64], cell: u32) -> bool {
+    bits[(cell / 64) as usize] & (1 << (cell % 64)) != 0
+}
+
+fn set(bits: &mut [u64], cell: u32) {
+    bits[(cell / 64) as usize] |= 1 << (cell % 64);
+}
+
+fn clear(bits: &mut [u64], cell: u32) {
+    bits[(cell / 64) as usize] &= !(1 << (cell % 64));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const K: u32 = BLOCK_BYTES;
+
+    fn pieces() -> (Geometry, Pieces) {
+        let g = Geometry::new(u64::from(4 * K) * 2 + 100, 4 * K).unwrap();
+        (g, Pieces::new(g, Bitfield::empty(g.pieces())))
+    }
+
+    #[test]
+    fn a_piece_is_asked_in_order_stored_verified_and_here() {
+        let (g, mut pieces) = pieces();
+        let p = g.piece(0).unwrap();
+        pieces.begin(p, 1);
+        let a = pieces.ask_next(p, 3 * K).unwrap();
+        let b = pieces.ask_next(p, 3 * K).unwrap();
+        assert_eq!(((a.offset, a.len), (b.offset, b.len)), ((0, 3 * K), (3 * K, K)));
+        assert_eq!(pieces.ask_next(p, K), None);
+        assert!(pieces.store(&b, 1) && !pieces.complete(p));
+        assert!(pieces.store(&a, 1) && pieces.complete(p) && !pieces.complete(p));
+        assert_eq!(pieces.state(p), State::Verifying);
+        pieces.good(p);
+        assert_eq!(
+            (pieces.state(p), pieces.bytes_here(), pieces.in_flight_bytes()),
+            (State::Here, u64::from(4 * K), 0)
+        );
+    }
+
+    #[test]
+    fn a_released_block_is_asked_again_and_a_late_copy_is_dropped() {
+        let (g, mut pieces) = pieces();
+        let p = g.piece(0).unwrap();
+        pieces.begin(p, 1);
+        let block = pieces.ask_next(p, 4 * K).unwrap();
+        pieces.release(&block);
+        let small = pieces.ask_next(p, K).unwrap();
+        assert_eq!((small.offset, small.len), (0, K));
+        assert!(pieces.store(&small, 2));
+        assert!(!pieces.store(&small, 1), "twice");
+        assert!(!pieces.store(&block, 1), "a part of it is here");
+    }
+
+    #[test]
+    fn a_bad_piece_of_several_senders_must_come_from_one() {
+        let (g, mut pieces) = pieces();
+        let p = g.piece(2).unwrap();
+        pieces.begin(p, 1);
+        let only = pieces.ask_next(p, K).unwrap();
+        assert_eq!(only.len, 100, "the last piece is short");
+        pieces.store(&only, 1);
+        assert_eq!(pieces.bad(p), [1]);
+        let p = g.piece(0).unwrap();
+        pieces.begin(p, 1);
+        for sender in 1..=2 {
+            let block = pieces.ask_next(p, 2 * K).unwrap();
+            pieces.store(&block, sender);
+        }
+        assert!(pieces.complete(p));
+        assert_eq!(pieces.bad(p), [1, 2]);
+        pieces.begin(p, 2);
+        let partial = pieces.partial(p).unwrap();
+        assert!(partial.exclusive && partial.admits(2) && !partial.admits(1));
+    }
+
+    #[test]
+    fn a_piece_that_nobody_is_asked_for_any_more_goes_back() {
+        let (g, mut pieces) = pieces();
+        let p = g.piece(1).unwrap();
+        pieces.begin(p, 1);
+        let block = pieces.ask_next(p, K).unwrap();
+        assert!(!pieces.abandon_if_empty(p));
+        pieces.release(&block);
+        assert!(pieces.abandon_if_empty(p));
+        assert_eq!((pieces.state(p), pieces.in_flight_bytes()), (State::Missing, 0));
+    }
+}

@@ -1,0 +1,174 @@
+//! Behaviour of whole swarms, in virtual time.
+
+use std::time::Duration;
+
+use super::room::Room;
+use super::*;
+
+const MIB: u64 = 1 << 20;
+const GBIT: u64 = 118_000_000;
+const IMAGE: u64 = 256 * MIB;
+
+fn secs(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+fn forever() -> Option<SeedTime> {
+    Some(SeedTime::Forever)
+}
+
+#[test]
+fn ten_peers_finish_in_little_more_than_one_copy_takes() {
+    let mut room = Room::new(IMAGE, MIB as u32);
+    room.join(GBIT, Mode::Seeder, None, true);
+    let begin = room.now;
+    for _ in 0..10 {
+        room.join(GBIT, Mode::Peer, forever(), false);
+    }
+    room.run_until(secs(60), "everybody complete", Room::all_complete);
+    let limit = IMAGE as f64 / GBIT as f64;
+    let ratio = room.now.since(begin).as_secs_f64() / limit;
+    let copies = room.hosts[0].uploaded as f64 / IMAGE as f64;
+    assert!(ratio < 1.5, "makespan is {ratio:.2} of the limit; the source sent {copies:.2} copies");
+    assert!(copies < 1.5, "the source sent {copies:.2} copies; makespan {ratio:.2}");
+    assert!(room.hosts.iter().all(|h| h.swarm.wasted() < IMAGE / 50), "little is sent in vain");
+}
+
+#[test]
+fn a_leecher_uploads_nothing_while_it_downloads() {
+    let mut room = Room::new(IMAGE, MIB as u32);
+    room.join(GBIT, Mode::Seeder, None, true);
+    let leechers: Vec<usize> = (0..3).map(|_| room.join(GBIT, Mode::Leecher, None, false)).collect();
+    room.run_until(secs(60), "everybody complete", Room::all_complete);
+    for l in leechers {
+        assert_eq!(room.hosts[l].uploaded, 0);
+        assert_eq!(room.state(l), TransferState::Idle);
+    }
+}
+
+#[test]
+fn a_seed_time_ends_and_an_idle_copy_is_woken_for_a_late_joiner() {
+    let mut room = Room::new(IMAGE, MIB as u32);
+    let source = room.join(GBIT, Mode::Seeder, None, true);
+    let peer = room.join(GBIT, Mode::Peer, Some(SeedTime::For(secs(3))), false);
+    room.run_until(secs(60), "complete", Room::all_complete);
+    let complete = room.now;
+    room.run_until(secs(10), "idle", |room| room.state(peer) == TransferState::Idle);
+    let seeded = room.now.since(complete);
+    assert!(seeded >= secs(3) && seeded < secs(3) + Duration::from_millis(200), "{seeded:?}");
+    room.kill(source);
+    room.run_for(secs(100));
+    let late = room.join(GBIT, Mode::Peer, forever(), false);
+    room.run_until(secs(60), "the late joiner is complete", |room| room.hosts[late].swarm.is_complete());
+}
+
+#[test]
+fn an_image_added_here_is_still_served_after_five_minutes() {
+    let mut room = Room::new(IMAGE, MIB as u32);
+    room.join(GBIT, Mode::Seeder, None, true);
+    room.run_for(secs(300));
+    let late = room.join(GBIT, Mode::Peer, None, false);
+    room.run_until(secs(30), "complete", |room| room.hosts[late].swarm.is_complete());
+}
+
+#[test]
+fn a_killed_peer_costs_nobody_its_image() {
+    let mut room = Room::new(IMAGE, MIB as u32);
+    room.join(GBIT, Mode::Seeder, None, true);
+    let peers: Vec<usize> = (0..4).map(|_| room.join(GBIT, Mode::Peer, forever(), false)).collect();
+    room.run_until(secs(60), "half", |room| room.hosts[peers[0]].downloaded > IMAGE / 2);
+    room.kill(peers[0]);
+    room.run_until(secs(60), "the others complete", Room::all_complete);
+    for p in &peers[1..] {
+        assert!(room.hosts[*p].downloaded < IMAGE * 105 / 100, "{}", room.hosts[*p].downloaded);
+    }
+}
+
+#[test]
+fn when_the_only_source_dies_all_keep_what_they_have_and_finish_when_it_is_back() {
+    let mut room = Room::new(IMAGE, MIB as u32);
+    let source = room.join(GBIT, Mode::Seeder, None, true);
+    let peers: Vec<usize> = (0..4).map(|_| room.join(GBIT, Mode::Peer, forever(), false)).collect();
+    room.run_until(secs(60), "a third", |room| room.hosts[source].uploaded > IMAGE / 3);
+    room.kill(source);
+    room.run_until(secs(60), "all wait", |room| peers.iter().all(|p| room.state(*p) == TransferState::Waiting));
+    room.run_for(secs(60));
+    let missing: Vec<u32> = peers.iter().map(|p| room.hosts[*p].swarm.missing_pieces()).collect();
+    assert!(missing.iter().all(|m| *m == missing[0] && *m > 0), "they agree on what nobody has: {missing:?}");
+    room.join(GBIT, Mode::Seeder, None, true);
+    room.run_until(secs(60), "everybody complete", Room::all_complete);
+    for p in &peers {
+        assert!(room.hosts[*p].downloaded < IMAGE * 105 / 100, "fetched twice: {}", room.hosts[*p].downloaded);
+    }
+}
+
+#[test]
+fn a_liar_is_found_and_the_copy_is_good_all_the_same() {
+    let mut room = Room::new(IMAGE, MIB as u32);
+    room.join(GBIT, Mode::Seeder, None, true);
+    let liar = room.join(GBIT, Mode::Seeder, None, true);
+    room.hosts[liar].liar = true;
+    let peer = room.join(GBIT, Mode::Peer, forever(), false);
+    room.run_until(secs(120), "complete", |room| room.hosts[peer].swarm.is_complete());
+    assert!(room.hosts[liar].uploaded < IMAGE / 4, "the liar went on: {}", room.hosts[liar].uploaded);
+}
+
+#[test]
+fn a_slow_node_delays_nobody_but_itself() {
+    let mut room = Room::new(IMAGE, MIB as u32);
+    room.join(GBIT, Mode::Seeder, None, true);
+    let slow = room.join(GBIT / 10, Mode::Peer, forever(), false);
+    let begin = room.now;
+    let fast: Vec<usize> = (0..6).map(|_| room.join(GBIT, Mode::Peer, forever(), false)).collect();
+    room.run_until(secs(90), "everybody complete", Room::all_complete);
+    let limit = IMAGE as f64 / GBIT as f64;
+    for f in fast {
+        let at = room.hosts[f].complete_at.map_or(f64::MAX, |at| at.since(begin).as_secs_f64());
+        assert!(at < limit * 1.6, "{:.2} of the limit", at / limit);
+    }
+    assert!(room.hosts[slow].swarm.is_complete());
+}
+
+#[test]
+fn a_mode_changed_in_mid_transfer_takes_effect_within_a_second_on_the_same_connections() {
+    let mut room = Room::new(4 * IMAGE, MIB as u32);
+    room.join(GBIT / 8, Mode::Seeder, None, true);
+    let a = room.join(GBIT / 8, Mode::Peer, forever(), false);
+    let b = room.join(GBIT / 8, Mode::Peer, forever(), false);
+    room.run_until(secs(20), "both trade", |room| {
+        room.hosts[a].uploaded > 10 * MIB && room.hosts[b].uploaded > 10 * MIB
+    });
+    room.tell(a, Input::Mode(Mode::Leecher, None));
+    room.run_for(secs(1));
+    let before = room.hosts[a].uploaded;
+    let conns = room.hosts[a].swarm.peers.len();
+    room.run_for(secs(5));
+    assert_eq!((room.hosts[a].uploaded, room.hosts[a].swarm.peers.len()), (before, conns));
+    room.tell(a, Input::Mode(Mode::Peer, None));
+    room.run_for(secs(2));
+    assert!(room.hosts[a].uploaded > before);
+}
+
+#[test]
+fn enough_ends_when_the_last_one_has_it() {
+    let mut room = Room::new(IMAGE, MIB as u32);
+    room.join(GBIT, Mode::Seeder, None, true);
+    let enough = room.join(GBIT, Mode::Peer, Some(SeedTime::Enough), false);
+    let slow = room.join(GBIT / 10, Mode::Peer, Some(SeedTime::Enough), false);
+    room.run_until(secs(60), "the fast one is complete", |room| room.hosts[enough].swarm.is_complete());
+    assert_eq!(room.state(enough), TransferState::Seeding);
+    room.run_until(secs(120), "the slow one is complete", |room| room.hosts[slow].swarm.is_complete());
+    room.run_for(secs(1));
+    assert_eq!((room.state(enough), room.state(slow)), (TransferState::Idle, TransferState::Idle));
+}
+
+#[test]
+fn a_disk_error_stops_the_transfer_with_its_reason() {
+    let mut room = Room::new(IMAGE, MIB as u32);
+    let host = room.join(GBIT, Mode::Peer, None, false);
+    let error = DiskError::NoSpace { missing: 5, place: "/cache".to_owned() };
+    room.tell(host, Input::Verified(room.hosts[host].swarm.geometry.piece(0).unwrap(), Err(error.clone())));
+    assert_eq!(room.state(host), TransferState::Fetching, "nobody asked for that piece");
+    room.tell(host, Input::ReadFailed(error.clone()));
+    assert_eq!((room.state(host), room.hosts[host].swarm.error()), (TransferState::Failed, Some(&error)));
+}

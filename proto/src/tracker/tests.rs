@@ -1,0 +1,836 @@
+//! The tracker as its node sees it: announces in, answers, pushes and wake-ups out.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::foreign::{pass_on, passed_back};
+use super::*;
+use crate::config::{BOOK_PEERS_MAX, BOOK_PEERS_PER_ADDRESS, Mode, WAKE_AGAIN};
+use crate::id::PeerId;
+use crate::wire::control::{ForeignPeer, Message, Neighbour};
+use crate::wire::http_tracker::{AnnounceEvent, TrackedPeer};
+
+const IMAGE: InfoHash = InfoHash([1; 20]);
+const OTHER: InfoHash = InfoHash([2; 20]);
+const ME: u16 = 0;
+
+fn node(n: u16) -> NodeId {
+    let mut bytes = [0; 32];
+    bytes[..2].copy_from_slice(&n.to_be_bytes());
+    NodeId(bytes)
+}
+
+fn contact(n: u16) -> Contact {
+    let [high, low] = n.to_be_bytes();
+    let addr = SocketAddr::from(([10, 0, high, low], 6881));
+    Contact { node: node(n), addr, site: Site::named(""), weight: Weight::DEFAULT }
+}
+
+fn left(left: u64) -> NodeAnnounce {
+    NodeAnnounce {
+        info_hash: IMAGE,
+        mode: Mode::Peer,
+        left,
+        uploaded: 0,
+        downloaded: 0,
+        leaving: false,
+        completed: false,
+        starving: false,
+    }
+}
+
+fn client(addr: &str, left: u64, event: AnnounceEvent) -> Announce {
+    let addr: SocketAddr = addr.parse().unwrap();
+    Announce {
+        info_hash: IMAGE,
+        peer_id: PeerId([b'c'; 20]),
+        source: addr.ip(),
+        port: addr.port(),
+        uploaded: 0,
+        downloaded: 0,
+        left,
+        event,
+        numwant: None,
+        compact: true,
+        no_peer_id: false,
+    }
+}
+
+/// A tracker, a clock, and everything it ever asked for.
+struct Desk {
+    tracker: Tracker,
+    now: Time,
+    outputs: Vec<Output>,
+}
+
+impl Desk {
+    /// The master's, with one image in the catalogue.
+    fn new() -> Self {
+        let mut desk = Self::replica();
+        desk.input(Input::BecameMaster);
+        desk
+    }
+
+    fn replica() -> Self {
+        let mut desk = Self { tracker: Tracker::new(node(ME), 7, false), now: Time(1 << 40), outputs: Vec::new() };
+        desk.input(Input::Tracked { info_hash: IMAGE, downloaded: 0 });
+        desk
+    }
+
+    fn input(&mut self, input: Input) {
+        self.tracker.handle_input(self.now, input);
+        self.drain();
+    }
+
+    fn drain(&mut self) {
+        while let Some(output) = self.tracker.poll_output() {
+            self.outputs.push(output);
+        }
+    }
+
+    /// Lets time go by as a driver does, from deadline to deadline.
+    fn advance(&mut self, time: Duration) {
+        let end = self.now + time;
+        while let Some((at, reason)) = self.tracker.poll_timeout().filter(|(at, _)| *at <= end) {
+            self.now = self.now.max(at);
+            self.tracker.handle_timeout(self.now);
+            self.drain();
+            assert!(self.tracker.poll_timeout().is_none_or(|(at, _)| at > self.now), "{reason} does not move on");
+        }
+        self.now = end;
+    }
+
+    fn announce(&mut self, n: u16, announce: NodeAnnounce) {
+        self.input(Input::NodeAnnounce { from: contact(n), announce });
+    }
+
+    fn settle(&mut self) {
+        self.advance(REGROUP_EVERY);
+    }
+
+    /// What a foreign client is told.
+    fn ask(&mut self, announce: Announce) -> Result<Announced, &'static str> {
+        self.input(Input::Announce { id: RequestId(1), announce });
+        match self.outputs.iter().rev().find(|o| matches!(o, Output::Announced { .. })) {
+            Some(Output::Announced { result, .. }) => result.clone(),
+            other => panic!("no answer: {other:?}"),
+        }
+    }
+
+    /// What a node was told last.
+    fn told(&self, n: u16) -> Neighbours {
+        let news = self.outputs.iter().rev().find_map(|output| match output {
+            Output::Neighbours { to, neighbours } if *to == node(n) => Some(neighbours.clone()),
+            _ => None,
+        });
+        news.unwrap_or_else(|| panic!("node {n} was told nothing"))
+    }
+
+    fn tellings(&self) -> usize {
+        self.outputs.iter().filter(|o| matches!(o, Output::Neighbours { .. })).count()
+    }
+
+    fn woken(&self) -> Vec<NodeId> {
+        let woken = |output: &Output| match output {
+            Output::Wake { node, .. } => Some(*node),
+            _ => None,
+        };
+        self.outputs.iter().filter_map(woken).collect()
+    }
+
+    fn replicas(&self) -> Vec<&BookReplica> {
+        let mut replicas = Vec::new();
+        for output in &self.outputs {
+            if let Output::Replicate(replica) = output {
+                replicas.push(replica);
+            }
+        }
+        replicas
+    }
+
+    #[track_caller]
+    fn check_counts(&self, complete: u32, incomplete: u32, downloaded: u64) {
+        assert_eq!(self.tracker.counts(&IMAGE), (complete, incomplete, downloaded));
+    }
+}
+
+fn names(neighbours: &Neighbours) -> Vec<u16> {
+    let number = |n: NodeId| u16::from_be_bytes([n.0[0], n.0[1]]);
+    let mut names: Vec<u16> = neighbours.neighbours.iter().filter_map(|n| n.node.map(number)).collect();
+    names.sort_unstable();
+    names
+}
+
+// ---- our own nodes
+
+#[test]
+fn the_first_node_is_answered_at_once_and_the_late_joiner_is_known_at_once() {
+    let mut desk = Desk::new();
+    desk.announce(ME, left(0));
+    assert_eq!(names(&desk.told(ME)), []);
+    desk.advance(Duration::from_secs(3));
+    desk.announce(1, left(5));
+    assert_eq!(names(&desk.told(ME)), [1]);
+    assert_eq!((names(&desk.told(1)), desk.told(1).complete, desk.told(1).incomplete), (vec![ME], 1, 1));
+}
+
+#[test]
+fn thirty_joins_at_once_are_two_rounds_of_news() {
+    let mut desk = Desk::new();
+    for n in 0..30 {
+        desk.announce(n, left(u64::from(n)));
+    }
+    desk.settle();
+    assert!(desk.tellings() <= 31, "{}", desk.tellings());
+    for n in 0..30 {
+        let told = names(&desk.told(n));
+        assert!((8..=16).contains(&told.len()));
+        assert!(told.iter().all(|other| names(&desk.told(*other)).contains(&n)), "{n}");
+    }
+}
+
+#[test]
+fn an_announce_that_changes_nothing_is_answered_at_once_and_told_to_nobody_else() {
+    let mut desk = Desk::new();
+    for n in 0..5 {
+        desk.announce(n, left(9));
+    }
+    desk.settle();
+    let before = desk.tellings();
+    desk.announce(3, left(8));
+    assert_eq!(desk.tellings(), before + 1);
+    assert_eq!(names(&desk.told(3)), [0, 1, 2, 4]);
+}
+
+#[test]
+fn a_node_that_is_gone_or_leaves_is_no_neighbour_any_more() {
+    let mut desk = Desk::new();
+    for n in 0..4 {
+        desk.announce(n, left(9));
+    }
+    desk.settle();
+    desk.input(Input::NodeGone(node(2)));
+    desk.settle();
+    assert_eq!(names(&desk.told(0)), [1, 3]);
+    desk.announce(1, NodeAnnounce { leaving: true, ..left(9) });
+    desk.settle();
+    assert_eq!(names(&desk.told(0)), [3]);
+    desk.check_counts(0, 2, 0);
+}
+
+#[test]
+fn nodes_that_say_nothing_stay_as_long_as_the_roster_has_them() {
+    let mut desk = Desk::new();
+    desk.announce(1, left(9));
+    desk.advance(Duration::from_secs(3600));
+    desk.check_counts(0, 1, 0);
+}
+
+#[test]
+fn a_node_that_moved_is_told_anew_to_its_neighbours() {
+    let mut desk = Desk::new();
+    desk.announce(1, left(9));
+    desk.announce(2, left(9));
+    desk.settle();
+    let moved = Contact { addr: "10.9.9.9:1".parse().unwrap(), ..contact(2) };
+    desk.input(Input::NodeAnnounce { from: moved, announce: left(9) });
+    desk.settle();
+    assert_eq!(desk.told(1).neighbours[0].addr, moved.addr);
+    desk.check_counts(0, 2, 0);
+}
+
+#[test]
+fn whole_copies_are_not_told_of_each_other() {
+    let mut desk = Desk::new();
+    for n in 0..3 {
+        desk.announce(n, left(0));
+    }
+    desk.announce(3, left(9));
+    desk.settle();
+    assert_eq!(names(&desk.told(3)), [0, 1, 2]);
+    assert_eq!(names(&desk.told(1)), [3]);
+}
+
+#[test]
+fn everybody_stays_while_somebody_misses_a_piece_then_the_master_and_the_best_other() {
+    let mut desk = Desk::new();
+    for n in 0..5 {
+        let weight = Weight::try_from(if n == 3 { 60 } else { 50 }).unwrap();
+        desk.input(Input::NodeAnnounce { from: Contact { weight, ..contact(n) }, announce: left(0) });
+    }
+    desk.announce(9, left(1));
+    desk.settle();
+    assert!([0, 1, 2, 3, 4, 9].iter().all(|n| desk.told(*n).stay));
+    desk.announce(9, NodeAnnounce { completed: true, ..left(0) });
+    desk.settle();
+    let staying: Vec<u16> = [0, 1, 2, 3, 4, 9].into_iter().filter(|n| desk.told(*n).stay).collect();
+    assert_eq!(staying, [ME, 3]);
+}
+
+#[test]
+fn without_a_copy_at_the_master_the_two_best_stay() {
+    let mut desk = Desk::new();
+    for n in 4..8 {
+        desk.announce(n, left(0));
+    }
+    desk.settle();
+    let staying: Vec<u16> = (4..8).filter(|n| desk.told(*n).stay).collect();
+    assert_eq!(staying, [4, 5]);
+}
+
+#[test]
+fn completed_is_counted_once_a_peer() {
+    let mut desk = Desk::new();
+    let done = NodeAnnounce { completed: true, ..left(0) };
+    desk.announce(1, left(9));
+    desk.announce(1, done);
+    desk.announce(1, done);
+    desk.announce(2, NodeAnnounce { leaving: true, ..done });
+    desk.announce(3, NodeAnnounce { leaving: true, ..left(0) });
+    desk.check_counts(1, 0, 2);
+    assert_eq!(desk.outputs.iter().filter(|o| **o == Output::Completed(IMAGE)).count(), 2);
+}
+
+#[test]
+fn our_nodes_may_announce_before_the_catalogue_knows() {
+    let mut desk = Desk::new();
+    desk.announce(1, NodeAnnounce { info_hash: OTHER, ..left(9) });
+    assert_eq!(desk.told(1).info_hash, OTHER);
+    assert_eq!(desk.tracker.scrape(&OTHER), None);
+    desk.input(Input::Tracked { info_hash: OTHER, downloaded: 4 });
+    assert_eq!(desk.tracker.scrape(&OTHER).map(|s| (s.incomplete, s.downloaded)), Some((1, 4)));
+}
+
+#[test]
+fn a_follower_takes_no_announces_of_nodes() {
+    let mut desk = Desk::replica();
+    desk.announce(1, left(9));
+    assert_eq!((desk.outputs.len(), desk.tracker.poll_timeout()), (0, None));
+}
+
+// ---- foreign clients
+
+#[test]
+fn foreign_clients_get_our_nodes_and_our_nodes_get_them() {
+    let mut desk = Desk::new();
+    desk.announce(1, left(0));
+    desk.settle();
+    let told = desk.ask(client("10.0.9.9:51413", 5, AnnounceEvent::Started)).unwrap();
+    assert_eq!((told.complete, told.incomplete, told.interval, told.min_interval), (1, 1, 30, 10));
+    assert_eq!(told.peers, [TrackedPeer { addr: contact(1).addr, peer_id: PeerId::of_node(&node(1)) }]);
+    let neighbour = Neighbour { node: None, addr: "10.0.9.9:51413".parse().unwrap(), complete: false };
+    assert_eq!(desk.told(1).neighbours, [neighbour]);
+}
+
+#[track_caller]
+fn check_refused(desk: &mut Desk, announce: Announce, reason: &str) {
+    let before = desk.tracker.counts(&announce.info_hash);
+    assert_eq!(desk.ask(announce.clone()), Err(reason));
+    assert_eq!(desk.tracker.counts(&announce.info_hash), before);
+}
+
+#[test]
+fn an_unknown_image_is_refused_in_the_words_of_bttrack() {
+    let unknown = Announce { info_hash: OTHER, ..client("10.0.9.9:1", 5, AnnounceEvent::Started) };
+    let reason = "Requested download is not authorized for use with this tracker.";
+    check_refused(&mut Desk::new(), unknown.clone(), reason);
+    let mut desk = Desk::new();
+    desk.tracker.open = true;
+    assert_eq!(desk.ask(unknown.clone()).map(|a| a.incomplete), Ok(1));
+    assert!(desk.ask(Announce { event: AnnounceEvent::Stopped, ..unknown }).is_ok());
+    assert!(!desk.tracker.swarms.contains_key(&OTHER));
+}
+
+#[test]
+fn port_0_is_refused() {
+    let announce = client("10.0.9.9:0", 5, AnnounceEvent::Started);
+    check_refused(&mut Desk::new(), announce, "port 0 cannot be connected to");
+}
+
+#[test]
+fn one_address_fills_no_book() {
+    let mut desk = Desk::new();
+    for ip in ["10.0.9.9", "[fd00::9]"] {
+        for port in 1..=BOOK_PEERS_PER_ADDRESS {
+            assert!(desk.ask(client(&format!("{ip}:{port}"), 5, AnnounceEvent::None)).is_ok());
+        }
+        let one_more = client(&format!("{ip}:9999"), 5, AnnounceEvent::None);
+        check_refused(&mut desk, one_more, "too many peers of this image at one address");
+        assert!(desk.ask(client(&format!("{ip}:1"), 4, AnnounceEvent::None)).is_ok());
+    }
+}
+
+#[test]
+fn a_full_book_refuses_the_newest_and_keeps_the_others() {
+    let mut desk = Desk::new();
+    for n in 0..BOOK_PEERS_MAX {
+        let source = IpAddr::from([10, 1, (n / 256) as u8, n as u8]);
+        assert!(
+            desk.ask(Announce { source, numwant: Some(0), ..client("10.0.0.1:1", 5, AnnounceEvent::None) }).is_ok()
+        );
+    }
+    let newest = client("10.0.9.9:1", 5, AnnounceEvent::None);
+    check_refused(&mut desk, newest, "too many peers in this tracker, try again later");
+    assert!(desk.ask(client("10.1.0.7:1", 4, AnnounceEvent::None)).is_ok());
+}
+
+#[test]
+fn ipv4_in_ipv6_clothes_is_ipv4() {
+    let mut desk = Desk::new();
+    let source = "::ffff:10.0.9.9".parse().unwrap();
+    desk.ask(Announce { source, ..client("10.0.9.9:7", 5, AnnounceEvent::None) }).unwrap();
+    assert_eq!(desk.tracker.peers(&IMAGE).map(|p| p.addr).collect::<Vec<_>>(), ["10.0.9.9:7".parse().unwrap()]);
+}
+
+#[test]
+fn a_node_without_a_known_address_is_shown_to_no_foreign_client() {
+    let mut desk = Desk::new();
+    let addr = "0.0.0.0:6881".parse().unwrap();
+    desk.input(Input::NodeAnnounce { from: Contact { addr, ..contact(1) }, announce: left(0) });
+    let told = desk.ask(client("10.0.9.9:1", 5, AnnounceEvent::None)).unwrap();
+    assert_eq!((told.complete, told.peers.len()), (1, 0));
+}
+
+#[test]
+fn seeds_get_no_seeds_and_others_get_them_first() {
+    let mut desk = Desk::new();
+    for n in 0..20 {
+        desk.announce(n, left(u64::from(n % 2)));
+    }
+    let leecher = desk.ask(client("10.0.9.9:1", 5, AnnounceEvent::None)).unwrap();
+    let numbers: Vec<u8> = leecher.peers.iter().map(|p| p.peer_id.0[9]).collect();
+    assert_eq!(numbers.len(), 20);
+    assert!(numbers[..10].iter().all(|n| n % 2 == 0));
+    let seed = desk.ask(client("10.0.9.8:1", 0, AnnounceEvent::None)).unwrap();
+    assert_eq!(seed.peers.len(), 11);
+    assert!(seed.peers.iter().all(|p| p.peer_id.0[9] % 2 == 1 || p.addr.port() == 1));
+}
+
+#[test]
+fn a_client_gets_as_many_as_it_wants_within_reason_all_different_and_never_itself() {
+    let mut desk = Desk::new();
+    for n in 0..300 {
+        desk.announce(n, left(1));
+    }
+    for (wanted, expected) in [(None, 50), (Some(0), 0), (Some(7), 7), (Some(100_000), 200)] {
+        let announce = Announce { numwant: wanted, ..client("10.0.9.9:1", 5, AnnounceEvent::None) };
+        let peers: BTreeSet<SocketAddr> = desk.ask(announce).unwrap().peers.iter().map(|p| p.addr).collect();
+        assert_eq!(peers.len(), expected);
+        assert!(!peers.contains(&"10.0.9.9:1".parse().unwrap()));
+    }
+}
+
+#[test]
+fn answers_are_spread_over_the_whole_swarm() {
+    let mut desk = Desk::new();
+    for n in 0..100 {
+        desk.announce(n, left(1));
+    }
+    let mut seen = BTreeMap::<SocketAddr, u32>::new();
+    for _ in 0..100 {
+        let announce = Announce { numwant: Some(10), ..client("10.0.9.9:1", 5, AnnounceEvent::None) };
+        for peer in desk.ask(announce).unwrap().peers {
+            *seen.entry(peer.addr).or_default() += 1;
+        }
+    }
+    assert_eq!(seen.len(), 100);
+    assert!(seen.values().all(|times| (1..=30).contains(times)), "{seen:?}");
+}
+
+#[test]
+fn silent_clients_leave_and_those_that_announce_do_not() {
+    let mut desk = Desk::new();
+    desk.ask(client("10.0.9.9:1", 5, AnnounceEvent::Started)).unwrap();
+    desk.ask(client("10.0.9.9:2", 5, AnnounceEvent::Started)).unwrap();
+    for _ in 0..4 {
+        desk.advance(Duration::from_secs(30));
+        desk.ask(client("10.0.9.9:2", 5, AnnounceEvent::None)).unwrap();
+    }
+    desk.check_counts(0, 1, 0);
+    desk.advance(ANNOUNCE_EXPIRY + BOOK_SWEEP_EVERY);
+    desk.check_counts(0, 0, 0);
+    desk.advance(BOOK_REPLICATE_EVERY);
+    assert_eq!(desk.tracker.poll_timeout(), None);
+}
+
+#[test]
+fn stopped_clients_leave_at_once_and_are_told_nobody() {
+    let mut desk = Desk::new();
+    desk.announce(1, left(0));
+    desk.ask(client("10.0.9.9:1", 5, AnnounceEvent::Started)).unwrap();
+    let told = desk.ask(client("10.0.9.9:1", 5, AnnounceEvent::Stopped)).unwrap();
+    assert_eq!((told.complete, told.incomplete, told.peers.len()), (1, 0, 0));
+}
+
+#[test]
+fn a_client_of_an_image_that_the_catalogue_lost_is_turned_away() {
+    let mut desk = Desk::new();
+    desk.ask(client("10.0.9.9:1", 5, AnnounceEvent::Started)).unwrap();
+    desk.input(Input::Untracked(IMAGE));
+    assert_eq!(desk.tracker.scrape(&IMAGE), None);
+    assert!(desk.ask(client("10.0.9.9:1", 5, AnnounceEvent::None)).is_err());
+    assert_eq!(desk.tracker.clients, 0);
+}
+
+#[test]
+fn a_follower_passes_clients_on_and_hands_the_answer_back() {
+    let mut desk = Desk::new();
+    desk.announce(1, left(0));
+    let announce = client("10.0.9.9:1", 5, AnnounceEvent::Completed);
+    let Message::ForeignAnnounce { id, peer, numwant, stopped, completed } = pass_on(4, &announce) else {
+        panic!("another message");
+    };
+    desk.input(Input::ForeignAnnounce { from: node(7), id, peer, numwant, stopped, completed });
+    let Some(Output::ForeignAnnounced { to, id: 4, answer }) =
+        desk.outputs.iter().find(|o| matches!(o, Output::ForeignAnnounced { .. })).cloned()
+    else {
+        panic!("{:?}", desk.outputs);
+    };
+    assert_eq!(to, node(7));
+    let told = passed_back(answer).unwrap();
+    assert_eq!((told.complete, told.incomplete, told.interval), (1, 1, 30));
+    assert_eq!(told.peers, [TrackedPeer { addr: contact(1).addr, peer_id: PeerId::of_node(&node(1)) }]);
+    assert_eq!(passed_back(None), Err(Refused::Unknown.reason()));
+    desk.check_counts(1, 1, 1);
+}
+
+// ---- waking
+
+#[track_caller]
+fn check_woken(desk: &Desk, expected: &[u16]) {
+    assert_eq!(desk.woken(), expected.iter().map(|n| node(*n)).collect::<Vec<_>>());
+}
+
+fn holder(n: u16) -> Input {
+    Input::NodeHolds { holder: contact(n), info_hash: IMAGE }
+}
+
+#[test]
+fn idle_copies_sleep_until_somebody_misses_a_piece() {
+    let mut desk = Desk::new();
+    for n in 3..6 {
+        desk.input(holder(n));
+    }
+    desk.advance(Duration::from_secs(60));
+    check_woken(&desk, &[]);
+    desk.announce(9, left(1));
+    check_woken(&desk, &[3, 4]);
+}
+
+#[test]
+fn with_two_seeders_nobody_is_woken_and_with_one_one_is() {
+    let mut desk = Desk::new();
+    desk.input(holder(3));
+    desk.announce(1, left(0));
+    desk.announce(2, left(0));
+    desk.announce(9, left(1));
+    check_woken(&desk, &[]);
+    desk.announce(2, NodeAnnounce { leaving: true, ..left(0) });
+    check_woken(&desk, &[3]);
+}
+
+#[test]
+fn foreign_clients_that_miss_a_piece_wake_copies_and_foreign_seeds_replace_none() {
+    let mut desk = Desk::new();
+    desk.input(holder(3));
+    desk.ask(client("10.0.9.8:1", 0, AnnounceEvent::None)).unwrap();
+    desk.ask(client("10.0.9.8:2", 0, AnnounceEvent::None)).unwrap();
+    check_woken(&desk, &[]);
+    desk.ask(client("10.0.9.9:1", 5, AnnounceEvent::None)).unwrap();
+    check_woken(&desk, &[3]);
+}
+
+#[test]
+fn a_node_that_does_not_come_is_woken_ever_more_seldom() {
+    let mut desk = Desk::new();
+    desk.input(holder(3));
+    desk.announce(9, left(1));
+    for (tries, wait) in [(2, 1), (3, 2), (4, 4), (5, 8)] {
+        desk.advance(WAKE_AGAIN * wait - Duration::from_millis(1));
+        check_woken(&desk, &vec![3; tries - 1]);
+        desk.advance(Duration::from_millis(1));
+        check_woken(&desk, &vec![3; tries]);
+    }
+}
+
+#[test]
+fn others_are_woken_for_those_that_do_not_come() {
+    let mut desk = Desk::new();
+    for n in 3..7 {
+        desk.input(holder(n));
+    }
+    desk.announce(9, left(1));
+    desk.announce(3, left(0));
+    desk.advance(WAKE_AGAIN);
+    check_woken(&desk, &[3, 4, 5]);
+    desk.announce(5, left(0));
+    desk.advance(Duration::from_secs(600));
+    check_woken(&desk, &[3, 4, 5]);
+}
+
+#[test]
+fn a_copy_that_goes_back_to_sleep_too_early_is_woken_again() {
+    let mut desk = Desk::new();
+    desk.input(holder(3));
+    desk.announce(9, left(1));
+    desk.announce(3, left(0));
+    desk.announce(3, NodeAnnounce { leaving: true, ..left(0) });
+    desk.advance(WAKE_AGAIN);
+    check_woken(&desk, &[3, 3]);
+}
+
+#[test]
+fn the_master_is_woken_first_then_the_near_then_the_heavy() {
+    let mut desk = Desk::new();
+    let far = Site::named("far");
+    let heavy = Weight::try_from(60).unwrap();
+    desk.announce(9, left(1));
+    desk.announce(8, left(0));
+    for holder in [
+        Contact { site: far, weight: heavy, ..contact(1) },
+        contact(2),
+        Contact { weight: heavy, ..contact(3) },
+        contact(ME),
+    ] {
+        desk.tracker.swarm(IMAGE).unwrap().holders.add(holder);
+    }
+    for _ in 0..4 {
+        desk.advance(WAKE_AGAIN);
+        desk.announce(9, left(1));
+    }
+    check_woken(&desk, &[ME, 3, 2, 1]);
+}
+
+#[test]
+fn nodes_that_are_gone_or_hold_it_no_more_are_not_woken() {
+    let mut desk = Desk::new();
+    desk.input(holder(3));
+    desk.input(holder(4));
+    desk.input(Input::NodeGone(node(3)));
+    desk.input(Input::NodeDropped { node: node(4), info_hash: IMAGE });
+    desk.announce(9, left(1));
+    desk.advance(Duration::from_secs(60));
+    check_woken(&desk, &[]);
+}
+
+#[test]
+fn who_held_a_copy_before_this_node_was_master_does_not_count() {
+    let mut desk = Desk::replica();
+    desk.input(holder(3));
+    desk.input(Input::BecameMaster);
+    desk.announce(9, left(1));
+    check_woken(&desk, &[]);
+}
+
+#[test]
+fn a_holder_that_appears_later_is_woken_at_once() {
+    let mut desk = Desk::new();
+    desk.announce(9, left(1));
+    desk.advance(Duration::from_secs(60));
+    desk.input(holder(3));
+    check_woken(&desk, &[3]);
+}
+
+// ---- masters come and go
+
+#[test]
+fn the_book_is_replicated_once_a_second_and_only_if_it_changed() {
+    let mut desk = Desk::new();
+    desk.advance(Duration::from_secs(10));
+    let before = desk.replicas().len();
+    for port in 1..10 {
+        desk.ask(client(&format!("10.0.9.9:{port}"), 5, AnnounceEvent::None)).unwrap();
+    }
+    desk.advance(Duration::from_secs(10));
+    assert_eq!(desk.replicas().len(), before + 2);
+    assert_eq!(desk.replicas().last().unwrap().peers.len(), 9);
+    desk.ask(client("10.0.9.9:1", 4, AnnounceEvent::None)).unwrap();
+    desk.announce(1, left(5));
+    desk.advance(Duration::from_secs(10));
+    assert_eq!(desk.replicas().len(), before + 2);
+    desk.announce(1, NodeAnnounce { completed: true, ..left(0) });
+    desk.advance(Duration::from_secs(10));
+    assert_eq!(desk.replicas().last().unwrap().downloaded, [(IMAGE, 1)]);
+}
+
+#[test]
+fn a_deputy_that_becomes_master_knows_the_clients_and_the_counters() {
+    let mut old = Desk::new();
+    old.ask(client("10.0.9.9:1", 5, AnnounceEvent::Started)).unwrap();
+    old.ask(client("10.0.9.9:2", 0, AnnounceEvent::Completed)).unwrap();
+    let mut deputy = Desk::replica();
+    deputy.input(Input::Replica(old.tracker.replica()));
+    deputy.advance(Duration::from_secs(3600));
+    deputy.check_counts(1, 1, 1);
+    deputy.input(Input::BecameMaster);
+    deputy.advance(ANNOUNCE_EXPIRY - BOOK_SWEEP_EVERY);
+    deputy.check_counts(1, 1, 1);
+    deputy.advance(BOOK_SWEEP_EVERY * 2);
+    deputy.check_counts(0, 0, 1);
+}
+
+#[test]
+fn a_replica_follows_its_master_and_a_master_adds_what_it_lacks() {
+    let mut old = Desk::new();
+    old.ask(client("10.0.9.9:1", 5, AnnounceEvent::Started)).unwrap();
+    let first = old.tracker.replica();
+    old.ask(client("10.0.9.9:1", 5, AnnounceEvent::Stopped)).unwrap();
+    old.ask(client("10.0.9.9:2", 5, AnnounceEvent::Started)).unwrap();
+    let second = old.tracker.replica();
+    let (mut deputy, mut master) = (Desk::replica(), Desk::new());
+    for replica in [first, second] {
+        deputy.input(Input::Replica(replica.clone()));
+        master.input(Input::Replica(replica));
+    }
+    deputy.check_counts(0, 1, 0);
+    master.check_counts(0, 2, 0);
+}
+
+#[test]
+fn a_replica_from_a_liar_fills_no_more_than_announces_could() {
+    let mut desk = Desk::new();
+    let peer = |n: u32| ForeignPeer {
+        info_hash: IMAGE,
+        addr: SocketAddr::from(([10, 0, 9, 9], n as u16)),
+        peer_id: [0; 20],
+        left: 1,
+        uploaded: 0,
+        downloaded: 0,
+    };
+    let peers = (0..60_000).map(peer).collect();
+    desk.input(Input::Replica(BookReplica { peers, downloaded: vec![(OTHER, 9)] }));
+    desk.check_counts(0, BOOK_PEERS_PER_ADDRESS as u32, 0);
+    assert_eq!(desk.tracker.clients, BOOK_PEERS_PER_ADDRESS);
+}
+
+#[test]
+fn who_is_master_no_more_forgets_our_nodes_and_tells_nobody_anything() {
+    let mut desk = Desk::new();
+    desk.input(holder(3));
+    desk.announce(1, left(5));
+    desk.announce(2, left(5));
+    desk.ask(client("10.0.9.9:1", 5, AnnounceEvent::Started)).unwrap();
+    desk.input(Input::LostMastership);
+    desk.outputs.clear();
+    desk.advance(Duration::from_secs(600));
+    assert_eq!(desk.outputs, []);
+    desk.check_counts(0, 1, 0);
+}
+
+#[test]
+fn a_node_in_many_swarms_leaves_all_of_them() {
+    let mut desk = Desk::new();
+    desk.announce(1, left(5));
+    desk.announce(1, NodeAnnounce { info_hash: OTHER, ..left(5) });
+    desk.input(Input::NodeGone(node(1)));
+    assert_eq!((desk.tracker.counts(&IMAGE), desk.tracker.counts(&OTHER)), ((0, 0, 0), (0, 0, 0)));
+    assert!(!desk.tracker.swarms.contains_key(&OTHER));
+}
+
+// ---- chance
+
+#[derive(Clone, Debug)]
+enum Step {
+    Node { n: u16, left: u64, leaving: bool, completed: bool, moved: bool, mode: Mode },
+    Client { n: u16, left: u64, event: AnnounceEvent },
+    Gone(u16),
+    Holds(u16),
+    Wait(u64),
+    Lose,
+    Become,
+    Untrack,
+    Track,
+}
+
+fn steps() -> impl Strategy<Value = Step> {
+    let event = prop_oneof![
+        Just(AnnounceEvent::None),
+        Just(AnnounceEvent::Started),
+        Just(AnnounceEvent::Completed),
+        Just(AnnounceEvent::Stopped)
+    ];
+    let mode = prop_oneof![Just(Mode::Leecher), Just(Mode::Peer), Just(Mode::Seeder)];
+    let node = (0..20u16, 0..3u64, prop::bool::weighted(0.2), any::<bool>(), prop::bool::weighted(0.1), mode)
+        .prop_map(|(n, left, leaving, completed, moved, mode)| Step::Node { n, left, leaving, completed, moved, mode });
+    prop_oneof![
+        10 => node,
+        10 => (0..40u16, 0..3u64, event).prop_map(|(n, left, event)| Step::Client { n, left, event }),
+        2 => (0..20u16).prop_map(Step::Gone),
+        2 => (0..20u16).prop_map(Step::Holds),
+        4 => (0..40_000u64).prop_map(Step::Wait),
+        1 => Just(Step::Lose),
+        1 => Just(Step::Become),
+        1 => Just(Step::Untrack),
+        2 => Just(Step::Track),
+    ]
+}
+
+fn apply(desk: &mut Desk, step: Step) {
+    match step {
+        Step::Node { n, left: missing, leaving, completed, moved, mode } => {
+            let addr = if moved { "10.8.8.8:8".parse().unwrap() } else { contact(n).addr };
+            let announce = NodeAnnounce { leaving, completed, mode, ..left(missing) };
+            desk.input(Input::NodeAnnounce { from: Contact { addr, ..contact(n) }, announce });
+        }
+        Step::Client { n, left, event } => {
+            let announce = client(&format!("10.0.9.{}:{}", n % 2, n + 1), left, event);
+            desk.input(Input::Announce { id: RequestId(n.into()), announce });
+        }
+        Step::Gone(n) => desk.input(Input::NodeGone(node(n))),
+        Step::Holds(n) => desk.input(holder(n)),
+        Step::Wait(ms) => desk.advance(Duration::from_millis(ms)),
+        Step::Lose => desk.input(Input::LostMastership),
+        Step::Become => desk.input(Input::BecameMaster),
+        Step::Untrack => desk.input(Input::Untracked(IMAGE)),
+        Step::Track => desk.input(Input::Tracked { info_hash: IMAGE, downloaded: 0 }),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(128) })]
+
+    #[test]
+    fn counters_equal_a_recount_after_anything(script in prop::collection::vec(steps(), 0..120)) {
+        let mut desk = Desk::new();
+        for step in script {
+            apply(&mut desk, step);
+            let peers: Vec<BookPeer> = desk.tracker.peers(&IMAGE).collect();
+            let complete = peers.iter().filter(|p| p.left == 0).count();
+            let (counted, others, _) = desk.tracker.counts(&IMAGE);
+            prop_assert_eq!((counted as usize, others as usize), (complete, peers.len() - complete));
+            prop_assert_eq!(desk.tracker.clients, peers.iter().filter(|p| p.node.is_none()).count());
+            let downloads = desk.outputs.iter().filter(|o| matches!(o, Output::Completed(_))).count();
+            prop_assert!(desk.tracker.counts(&IMAGE).2 <= downloads as u64);
+        }
+    }
+
+    #[test]
+    fn after_a_moment_of_rest_both_ends_of_every_link_were_told(script in prop::collection::vec(steps(), 0..80)) {
+        let mut desk = Desk::new();
+        for step in script {
+            apply(&mut desk, step);
+        }
+        desk.settle();
+        let present: Vec<NodeId> = desk.tracker.peers(&IMAGE).filter_map(|p| p.node).collect();
+        for a in &present {
+            let told = desk.told(u16::from_be_bytes([a.0[0], a.0[1]]));
+            for b in told.neighbours.iter().filter_map(|n| n.node) {
+                prop_assert!(present.contains(&b), "{:?} was told of {:?}, who has left", a, b);
+                let back = desk.told(u16::from_be_bytes([b.0[0], b.0[1]]));
+                prop_assert!(back.neighbours.iter().any(|n| n.node == Some(*a)));
+            }
+        }
+    }
+
+    #[test]
+    fn two_runs_with_one_seed_are_identical(script in prop::collection::vec(steps(), 0..80)) {
+        let run = |script: Vec<Step>| {
+            let mut desk = Desk::new();
+            script.into_iter().for_each(|step| apply(&mut desk, step));
+            desk.outputs
+        };
+        prop_assert_eq!(run(script.clone()), run(script));
+    }
+}

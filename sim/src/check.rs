@@ -1,0 +1,275 @@
+//! What must never happen, looked at with every input and output of every machine.
+//!
+//! Rule: it sees only the border and the machine that was touched, so it costs little and knows nothing of the inside.
+//! What must happen in the end (liveness) is asked by [`crate::world`] when the faults are over.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use labmesh_proto::bitfield::Bitfield;
+use labmesh_proto::config::Mode;
+use labmesh_proto::id::{Block, ConnId, Epoch, Geometry, ImageIndex, NodeId, PieceIndex, Time};
+use labmesh_proto::io::{Command, Event, Input, Output};
+
+/// What a machine has shown of itself.
+#[derive(Debug, Default)]
+struct Seen {
+    /// The highest epoch it obeyed, over restarts.
+    epoch: Epoch,
+    /// It says that it is master, and not of itself only.
+    master: bool,
+    images: Vec<Option<Image>>,
+    /// The block that is being delivered.
+    block: Option<Block>,
+}
+
+/// One image of a machine.
+#[derive(Debug)]
+struct Image {
+    geometry: Geometry,
+    mode: Mode,
+    verified: Option<Bitfield>,
+    stored: BTreeSet<(PieceIndex, u32)>,
+    stored_bytes: Vec<u32>,
+}
+
+/// All machines' conduct.
+#[derive(Debug, Default)]
+pub struct Checker {
+    seen: Vec<Seen>,
+    ids: Vec<NodeId>,
+    /// Pieces that were verified, on all machines together.
+    pub verified: u64,
+    two_since: Option<Time>,
+    /// How long two machines that reach each other were both master, at the longest.
+    pub two_masters: Duration,
+}
+
+impl Checker {
+    /// One machine more.
+    pub fn add(&mut self, id: NodeId) {
+        self.seen.push(Seen::default());
+        self.ids.push(id);
+    }
+
+    /// The machine's program ended; what was on disk stays.
+    pub fn ended(&mut self, machine: usize) {
+        let epoch = self.seen[machine].epoch;
+        self.seen[machine] = Seen { epoch, ..Seen::default() };
+    }
+
+    /// Masters other than of themselves alone.
+    pub fn masters(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.seen.len()).filter(|m| self.seen[*m].master)
+    }
+
+    /// Keeps the time during which `contested`: two masters that reach each other.
+    pub fn contest(&mut self, now: Time, contested: bool) {
+        match (self.two_since, contested) {
+            (None, true) => self.two_since = Some(now),
+            (Some(since), false) => {
+                self.two_masters = self.two_masters.max(now.since(since));
+                self.two_since = None;
+            }
+            _ => {}
+        }
+    }
+
+    /// Something is about to happen to a machine.
+    pub fn input(&mut self, machine: usize, input: &Input) {
+        let seen = &mut self.seen[machine];
+        seen.block = None;
+        match input {
+            Input::Opened { image, result: Ok(pieces) } => {
+                if let Some(image) = seen.image(*image) {
+                    self.verified += u64::from(pieces.count());
+                    image.verified = Some(pieces.clone());
+                }
+            }
+            Input::Verified { image, piece, result: Ok(true) } => {
+                if let Some(verified) = seen.image(*image).and_then(|i| i.verified.as_mut()) {
+                    self.verified += u64::from(verified.set(*piece));
+                }
+            }
+            Input::Command { command: Command::Mode { mode, .. }, .. } => {
+                seen.images.iter_mut().flatten().for_each(|image| image.mode = *mode);
+            }
+            _ => {}
+        }
+    }
+
+    /// A block is being delivered; `Store` may keep this one and no other.
+    pub fn delivering(&mut self, machine: usize, block: Block) {
+        self.seen[machine].block = Some(block);
+    }
+
+    /// A machine wants something done.
+    ///
+    /// # Errors
+    /// With what it must not do.
+    pub fn output(&mut self, machine: usize, output: &Output) -> Result<(), String> {
+        let id = self.ids[machine];
+        let seen = &mut self.seen[machine];
+        match output {
+            Output::Event(Event::BecameMaster { term }) => {
+                seen.master = true;
+                seen.obey(Epoch { term: *term, node: id })
+            }
+            Output::Event(Event::Following { node, term }) => {
+                seen.master = false;
+                seen.obey(Epoch { term: *term, node: *node })
+            }
+            Output::Event(Event::BecameSolo | Event::LostMaster { .. }) => {
+                seen.master = false;
+                Ok(())
+            }
+            Output::Beat { beat, .. } | Output::Beacon(beat) if !beat.solo && beat.epoch < seen.epoch => {
+                Err(format!("speaks as master of {:?} after it has obeyed {:?}", beat.epoch, seen.epoch))
+            }
+            Output::Open { image, metainfo, mode, .. } => {
+                let index = image.0 as usize;
+                let length = seen.images.len().max(index + 1);
+                seen.images.resize_with(length, || None);
+                if seen.images[index].is_some() {
+                    return Err(format!("opens image {index} a second time"));
+                }
+                seen.images[index] = Some(Image::new(metainfo.geometry(), *mode));
+                Ok(())
+            }
+            Output::CloseImage { image } => {
+                let closed = seen.images.get_mut(image.0 as usize).and_then(Option::take);
+                closed.map(|_| ()).ok_or_else(|| format!("closes image {}, which is not open", image.0))
+            }
+            Output::Store { image, block } => seen.store(*image, *block),
+            Output::Verify { image, piece } => seen.open(*image)?.verify(*piece),
+            Output::Discard { image, piece } => {
+                seen.open(*image)?.discard(*piece);
+                Ok(())
+            }
+            Output::Have { image, piece } => seen.open(*image)?.vouches(*piece, "announces"),
+            Output::SendBlock { image, block, conn } => seen.open(*image)?.sends(*block, *conn),
+            Output::Finish { image } => seen.open(*image)?.finishes(),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Seen {
+    fn image(&mut self, image: ImageIndex) -> Option<&mut Image> {
+        self.images.get_mut(image.0 as usize)?.as_mut()
+    }
+
+    fn open(&mut self, image: ImageIndex) -> Result<&mut Image, String> {
+        self.image(image).ok_or_else(|| format!("works on image {}, which is not open", image.0))
+    }
+
+    fn obey(&mut self, epoch: Epoch) -> Result<(), String> {
+        if epoch < self.epoch {
+            return Err(format!("obeys {epoch:?} after {:?}", self.epoch));
+        }
+        self.epoch = epoch;
+        Ok(())
+    }
+
+    fn store(&mut self, image: ImageIndex, block: Block) -> Result<(), String> {
+        if self.block.take() != Some(block) {
+            return Err(format!("keeps {block:?}, which is not being delivered"));
+        }
+        let image = self.open(image)?;
+        if !image.stored.insert((block.piece, block.offset)) {
+            return Err(format!("counts {block:?} twice"));
+        }
+        image.stored_bytes[block.piece.index()] += block.len;
+        Ok(())
+    }
+}
+
+impl Image {
+    fn new(geometry: Geometry, mode: Mode) -> Self {
+        let stored_bytes = vec![0; geometry.pieces() as usize];
+        Self { geometry, mode, verified: None, stored: BTreeSet::new(), stored_bytes }
+    }
+
+    fn has(&self, piece: PieceIndex) -> bool {
+        self.verified.as_ref().is_some_and(|v| v.has(piece))
+    }
+
+    fn verify(&mut self, piece: PieceIndex) -> Result<(), String> {
+        let (stored, needed) = (self.stored_bytes[piece.index()], self.geometry.piece_len(piece));
+        self.discard(piece);
+        if stored == needed { Ok(()) } else { Err(format!("verifies {piece:?} with {stored} of {needed} bytes")) }
+    }
+
+    fn discard(&mut self, piece: PieceIndex) {
+        self.stored_bytes[piece.index()] = 0;
+        self.stored.retain(|(p, _)| *p != piece);
+    }
+
+    fn vouches(&self, piece: PieceIndex, verb: &str) -> Result<(), String> {
+        if self.has(piece) { Ok(()) } else { Err(format!("{verb} {piece:?}, which it has not verified")) }
+    }
+
+    fn sends(&self, block: Block, conn: ConnId) -> Result<(), String> {
+        if self.mode == Mode::Leecher && !self.verified.as_ref().is_some_and(Bitfield::is_full) {
+            return Err(format!("sends {block:?} on connection {} as a leecher that is not complete", conn.0));
+        }
+        self.vouches(block.piece, "sends")
+    }
+
+    fn finishes(&self) -> Result<(), String> {
+        let missing = self.geometry.all().find(|piece| !self.has(*piece));
+        missing.map_or(Ok(()), |piece| Err(format!("finishes without {piece:?}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use labmesh_proto::config::SeedTime;
+
+    use super::*;
+    use crate::world::metainfo;
+
+    fn checker() -> (Checker, Geometry) {
+        let mut checker = Checker::default();
+        checker.add(NodeId([7; 32]));
+        let metainfo = metainfo(1_000_000);
+        let geometry = metainfo.geometry();
+        let (image, name, seed_time) = (ImageIndex(0), "x.img".to_owned(), Some(SeedTime::Forever));
+        checker
+            .output(0, &Output::Open { image, name, metainfo, complete: false, mode: Mode::Leecher, seed_time })
+            .unwrap();
+        checker.input(0, &Input::Opened { image, result: Ok(Bitfield::empty(geometry.pieces())) });
+        (checker, geometry)
+    }
+
+    #[test]
+    fn pieces_are_counted_only_when_they_were_stored_and_hashed() {
+        let (mut checker, geometry) = checker();
+        let image = ImageIndex(0);
+        let piece = geometry.piece(3).unwrap();
+        let block = geometry.block(3, 0, geometry.piece_len(piece)).unwrap();
+        assert!(checker.output(0, &Output::Verify { image, piece }).is_err());
+        assert!(checker.output(0, &Output::Store { image, block }).is_err());
+        checker.delivering(0, block);
+        assert_eq!(checker.output(0, &Output::Store { image, block }), Ok(()));
+        assert!(checker.output(0, &Output::Store { image, block }).is_err());
+        assert_eq!(checker.output(0, &Output::Verify { image, piece }), Ok(()));
+        assert!(checker.output(0, &Output::Have { image, piece }).is_err());
+        checker.input(0, &Input::Verified { image, piece, result: Ok(true) });
+        assert_eq!(checker.output(0, &Output::Have { image, piece }), Ok(()));
+        assert!(checker.output(0, &Output::SendBlock { image, block, conn: ConnId(0) }).is_err(), "a leecher");
+        assert!(checker.output(0, &Output::Finish { image }).is_err());
+    }
+
+    #[test]
+    fn a_lower_epoch_is_never_obeyed() {
+        let (mut checker, _) = checker();
+        let follow = |term, byte| Output::Event(Event::Following { node: NodeId([byte; 32]), term });
+        assert_eq!(checker.output(0, &follow(5, 1)), Ok(()));
+        assert_eq!(checker.output(0, &follow(5, 2)), Ok(()));
+        assert!(checker.output(0, &follow(5, 1)).is_err());
+        checker.ended(0);
+        assert!(checker.output(0, &Output::Event(Event::BecameMaster { term: 4 })).is_err());
+        assert_eq!(checker.output(0, &Output::Event(Event::BecameMaster { term: 6 })), Ok(()));
+    }
+}

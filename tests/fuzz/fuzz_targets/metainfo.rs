@@ -1,0 +1,9 @@
+//! A `.torrent`; what passes keeps its info hash through a rewrite.
+#![no_main]
+use labmesh_proto::wire::metainfo::Metainfo;
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    if let Ok(metainfo) = Metainfo::parse(bytes) {
+        let again = Metainfo::parse(&metainfo.to_bytes(metainfo.announce(), metainfo.comment()));
+        assert_eq!(again.as_ref(), Ok(&metainfo));
+    }
+});

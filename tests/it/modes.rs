@@ -1,0 +1,194 @@
+//! What leecher, peer and seeder send, and for how long: measured at the network interface and at a peer connection,
+//! not by what the program says of itself.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crate::harness::{MIB, Node, PEER_PORT, one_master, random_file, same_bytes, scratch, stays, wait_for};
+use crate::lab::{Host, Lab, Link};
+use crate::peer::{HAVE, RawPeer};
+
+const IMAGE: &str = "modes.img";
+const LONG: Duration = Duration::from_secs(90);
+
+/// A source that is master and holds the image, and others that may take it.
+struct Room {
+    nodes: Vec<Node>,
+    image: PathBuf,
+    info_hash: String,
+    _dir: tempfile::TempDir,
+    lab: Lab,
+}
+
+impl Room {
+    /// `settings[0]` are those of the source.
+    fn open(link: Link, size: u64, settings: &[&[&str]]) -> Option<Self> {
+        let lab = Lab::open(settings.len(), link)?;
+        let dir = scratch();
+        let image = dir.path().join(IMAGE);
+        random_file(&image, size, 77);
+        let start = |(n, words): (usize, &&[&str])| {
+            let weight = if n == 0 { "60" } else { "30" };
+            let words = [&["--weight", weight], *words].concat();
+            let node = Node::start(lab.host(n), dir.path(), &format!("pc{:02}", n + 1), &words);
+            if n == 0 {
+                wait_for(Duration::from_secs(10), "the source to be its own master", || {
+                    (node.role()? == "solo").then_some(())
+                });
+            }
+            node
+        };
+        let nodes: Vec<Node> = settings.iter().enumerate().map(start).collect();
+        one_master(&nodes.iter().collect::<Vec<_>>(), Duration::from_secs(15));
+        let info_hash = nodes[0].add(&image);
+        for node in &nodes {
+            node.sees(IMAGE, 1);
+        }
+        Some(Self { nodes, image, info_hash, _dir: dir, lab })
+    }
+
+    fn raw_peer(&self, from: &Host, to: usize) -> RawPeer {
+        let addr = SocketAddr::new(self.lab.host(to).addr(), PEER_PORT);
+        wait_for(Duration::from_secs(10), "a peer connection", || RawPeer::connect(from, addr, &self.info_hash).ok())
+    }
+
+    /// Bytes a second that host `n` sends now.
+    fn sending(&self, n: usize) -> f64 {
+        let (begin, before) = (Instant::now(), self.lab.host(n).bytes());
+        stays(Duration::from_millis(700), || true);
+        self.lab.host(n).bytes().since(before).tx as f64 / begin.elapsed().as_secs_f64()
+    }
+}
+
+#[test]
+fn a_leecher_sends_nothing_a_peer_sends_and_a_seeder_goes_on() {
+    let size = 96 * MIB;
+    let brief: &[&str] = &["--seed-time", "1"];
+    let Some(room) = Room::open(Link::Mbit(200), size, &[&[], brief, brief, brief, brief]) else { return };
+    let modes = ["leecher", "peer", "peer", "seeder"];
+    let before: Vec<_> = room.lab.hosts().iter().map(Host::bytes).collect();
+    let takers = &room.nodes[1..];
+    let seed_time = |mode: &str| if mode == "seeder" { vec![] } else { vec!["--seed-time", "0"] };
+    let mut gettings: Vec<_> = takers
+        .iter()
+        .zip(modes)
+        .map(|(node, mode)| node.get(IMAGE, &[vec!["--mode", mode], seed_time(mode)].concat()))
+        .collect();
+    // The leecher is looked at when its own copy is complete: whole, it may be woken for others.
+    let leeched = {
+        gettings[0].completes(LONG);
+        room.lab.host(1).bytes().since(before[1])
+    };
+    for getting in &mut gettings[1..] {
+        getting.completes(LONG);
+    }
+    let sent = |n: usize| room.lab.host(n).bytes().since(before[n]).tx as f64 / size as f64;
+    println!("the leecher sent {:.4} of the image", leeched.tx as f64 / size as f64);
+    assert!((leeched.tx as f64) < 0.03 * size as f64, "a leecher sent {} bytes", leeched.tx);
+    let peers = [sent(2), sent(3), sent(4)];
+    println!("peer, peer and seeder sent {peers:.3?} copies");
+    assert!(peers.iter().all(|&s| s > 0.05) && peers.iter().sum::<f64>() > 0.5, "peers sent only {peers:.3?} copies");
+    for node in takers {
+        assert!(same_bytes(&room.image, &node.file(IMAGE)), "{} differs", node.name);
+    }
+
+    let state = |n: usize| room.nodes[n].state(IMAGE).unwrap_or_default();
+    wait_for(Duration::from_secs(5), "the peer's seed time to end", || (state(2) == "idle").then_some(()));
+    assert!(stays(Duration::from_secs(2), || state(4) == "seeding"), "a seeder goes on until it is told to stop");
+    assert!(room.nodes[4].transfer(IMAGE).is_some_and(|t| t["seed_left_s"].is_null()));
+    room.nodes[4].cli(&["stop", IMAGE]).good();
+    wait_for(Duration::from_secs(5), "the seeder to stop", || (state(4) != "seeding").then_some(()));
+}
+
+/// A peer that misses everything holds a connection open and reads when the copy becomes whole and when it leaves.
+#[test]
+fn a_seed_time_of_three_seconds_ends_after_three_seconds() {
+    let Some(room) = Room::open(Link::Mbit(200), 64 * MIB, &[&[], &[], &[]]) else { return };
+    let pieces = 64 * MIB / (256 << 10);
+    let mut getting = room.nodes[1].get(IMAGE, &["--seed-time", "3"]);
+    let watcher = room.lab.host(2).clone();
+    let mut peer = room.raw_peer(&watcher, 1);
+    let watch = std::thread::spawn(move || {
+        let (mut last, mut haves) = (Instant::now(), 0);
+        while peer.read_until(HAVE).expect("it talks").is_some() {
+            last = Instant::now();
+            haves += 1;
+        }
+        (last, Instant::now(), haves)
+    });
+    let (complete, _) = getting.completes(LONG);
+    let (last_have, closed, haves) = watch.join().expect("the watcher ends");
+    println!("{haves} of {pieces} pieces were announced to the watcher");
+    let (shortest, longest) = (closed.duration_since(complete), closed.duration_since(last_have));
+    println!("seeded {shortest:?} after `complete`, {longest:?} after the last piece");
+    assert!(haves > 0 && longest >= Duration::from_secs(3), "left {longest:?} after its last piece");
+    assert!(shortest <= Duration::from_millis(3500), "left {shortest:?} after completion");
+    wait_for(Duration::from_secs(1), "the copy to be idle", || (room.nodes[1].state(IMAGE)? == "idle").then_some(()));
+}
+
+#[test]
+fn enough_ends_when_the_last_one_has_it() {
+    let Some(room) = Room::open(Link::Mbit(200), 64 * MIB, &[&[], &[], &[], &[]]) else { return };
+    let state = |n: usize| room.nodes[n].state(IMAGE).unwrap_or_default();
+    let mut first: Vec<_> = [1, 2].map(|n| room.nodes[n].get(IMAGE, &["--seed-time", "enough"])).into();
+    room.nodes[1].sees(IMAGE, 1);
+    let mut last = room.nodes[3].get(IMAGE, &["--mode", "leecher", "--seed-time", "0"]);
+    for getting in &mut first {
+        getting.completes(LONG);
+    }
+    while last.events().iter().all(|(_, v)| v["event"] != "complete") {
+        let seeding = [1, 2].map(&state);
+        if last.events().iter().all(|(_, v)| v["event"] != "complete") {
+            assert!(seeding.iter().all(|s| s != "idle"), "left while somebody misses pieces: {seeding:?}");
+        }
+    }
+    last.completes(LONG);
+    // Of those that could leave, the master and the best-ranked other one stay; the master is the source.
+    wait_for(Duration::from_secs(10), "one of the two to leave", || {
+        [1, 2].iter().any(|&n| state(n) == "idle").then_some(())
+    });
+    assert!([1, 2].iter().all(|&n| ["idle", "seeding"].contains(&state(n).as_str())));
+}
+
+#[test]
+fn a_mode_changed_in_mid_transfer_takes_effect_within_a_second_on_the_same_connections() {
+    let size = 96 * MIB;
+    let Some(room) = Room::open(Link::Mbit(40), size, &[&[], &[], &[]]) else { return };
+    let (leecher, taker) = (&room.nodes[1], &room.nodes[2]);
+    let mut first = leecher.get(IMAGE, &["--mode", "leecher"]);
+    wait_for(LONG, "a third of the image", || (leecher.percent(IMAGE) > 33.0).then_some(()));
+    let mut second = taker.get(IMAGE, &[]);
+    wait_for(LONG, "the other to begin", || (taker.percent(IMAGE) > 3.0).then_some(()));
+    let host = room.lab.host(1);
+    let between = || -> Vec<_> {
+        let other = format!("{}:", room.lab.host(2).addr());
+        host.connections(PEER_PORT).into_iter().filter(|c| c.1.starts_with(&other)).collect()
+    };
+    let connections = between();
+    assert!(!connections.is_empty(), "a leecher is connected too");
+    let silent = room.sending(1);
+
+    let changed = Instant::now();
+    leecher.cli(&["mode", IMAGE, "seeder"]).good();
+    wait_for(Duration::from_secs(1), "a seeder to send", || {
+        let before = host.bytes();
+        stays(Duration::from_millis(100), || true);
+        (host.bytes().since(before).tx > 100_000).then_some(())
+    });
+    println!("from {silent:.0} B/s; sends {:.0} ms after the command", changed.elapsed().as_secs_f64() * 1e3);
+    assert!(silent < 150_000.0, "a leecher sent {silent:.0} B/s");
+    assert_eq!(between(), connections, "the connections stay");
+
+    leecher.cli(&["mode", IMAGE, "leecher"]).good();
+    wait_for(Duration::from_secs(1), "a leecher to be silent", || {
+        let before = host.bytes();
+        stays(Duration::from_millis(100), || true);
+        (host.bytes().since(before).tx < 20_000).then_some(())
+    });
+    assert_eq!(between(), connections, "the connections stay");
+    leecher.cli(&["mode", IMAGE, "peer"]).good();
+    first.completes(LONG);
+    second.completes(LONG);
+    assert!([leecher, taker].iter().all(|n| same_bytes(&room.image, &n.file(IMAGE))));
+}
