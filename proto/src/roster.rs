@@ -127,7 +127,7 @@ pub enum Output {
     MemberDown(NodeId),
     /// A member was away for so long that it is forgotten.
     MemberForgotten(NodeId),
-    /// Somebody says that this master's control plane listens there: for discovery.
+    /// That master's control plane listens there: for discovery.
     MasterAt {
         /// Which.
         node: NodeId,
@@ -526,18 +526,20 @@ impl Roster {
         self.send(to, hello);
     }
 
-    /// Greets the master. While nothing is known of where it is, the neighbours are greeted as well, whose answer says
-    /// it: where multicast is filtered, a claim may be all that was heard of it.
+    /// Greets the master. Without a connection to it the neighbours are greeted as well, whose answer says where it is:
+    /// where multicast is filtered, a claim may be all that was heard of it.
     fn greet_master(&mut self, now: Time) {
         let Place::Following { epoch, hello_at, .. } = &mut self.place else { return };
         let master = epoch.node;
         *hello_at = now + HELLO_EVERY;
-        let known = self.addresses.contains_key(&master)
-            || self.table.get(&master).is_some_and(|row| row.entry.member.addr.is_some());
-        if known {
+        if self.addresses.contains_key(&master) {
             return self.greet(master);
         }
-        *hello_at = now + BEAT_EVERY;
+        let listed = self.table.get(&master).map(|row| &row.entry.member);
+        match listed.and_then(|member| Some(SocketAddr::new(member.addr?, member.control_port))) {
+            Some(addr) => self.outputs.push_back(Output::MasterAt { node: master, addr }),
+            None => *hello_at = now + BEAT_EVERY,
+        }
         let neighbours: Vec<NodeId> = self.addresses.keys().take(NEIGHBOURS_ASKED).copied().collect();
         for node in neighbours {
             self.greet(node);

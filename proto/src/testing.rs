@@ -445,7 +445,7 @@ impl Group {
             Event::Control { from, to, connection, message } => self.deliver_control(from, to, connection, message),
             Event::Closed { at, by, connection } => self.deliver_close(at, by, connection),
             Event::Dialled { from, start, node, addr } => {
-                if self.hosts[from].starts == start {
+                if self.hosts[from].starts == start && self.hosts[from].parts.is_some() {
                     self.dialled(from, node, addr);
                 }
             }
