@@ -22,24 +22,21 @@ struct Room {
 }
 
 impl Room {
-    /// `settings[0]` are those of the source.
-    fn open(link: Link, size: u64, settings: &[&[&str]]) -> Option<Self> {
-        let lab = Lab::open(settings.len(), link)?;
+    fn open(link: Link, size: u64, hosts: usize) -> Option<Self> {
+        let lab = Lab::open(hosts, link)?;
         let dir = scratch();
         let image = dir.path().join(IMAGE);
         random_file(&image, size, 77);
-        let start = |(n, words): (usize, &&[&str])| {
+        let start = |n: usize| {
             let weight = if n == 0 { "60" } else { "30" };
-            let words = [&["--weight", weight], *words].concat();
-            let node = Node::start(lab.host(n), dir.path(), &format!("pc{:02}", n + 1), &words);
-            if n == 0 {
-                wait_for(Duration::from_secs(10), "the source to be its own master", || {
-                    (node.role()? == "solo").then_some(())
-                });
-            }
-            node
+            Node::start(lab.host(n), dir.path(), &format!("pc{:02}", n + 1), &["--weight", weight])
         };
-        let nodes: Vec<Node> = settings.iter().enumerate().map(start).collect();
+        // The source is there first and the heaviest, so it is master.
+        let source = start(0);
+        wait_for(Duration::from_secs(10), "the source to be its own master", || {
+            (source.role()? == "solo").then_some(())
+        });
+        let nodes: Vec<Node> = std::iter::once(source).chain((1..hosts).map(start)).collect();
         one_master(&nodes.iter().collect::<Vec<_>>(), Duration::from_secs(15));
         let info_hash = nodes[0].add(&image);
         for node in &nodes {
@@ -64,8 +61,7 @@ impl Room {
 #[test]
 fn a_leecher_sends_nothing_a_peer_sends_and_a_seeder_goes_on() {
     let size = 96 * MIB;
-    let brief: &[&str] = &["--seed-time", "1"];
-    let Some(room) = Room::open(Link::Mbit(200), size, &[&[], brief, brief, brief, brief]) else { return };
+    let Some(room) = Room::open(Link::Mbit(200), size, 5) else { return };
     let modes = ["leecher", "peer", "peer", "seeder"];
     let before: Vec<_> = room.lab.hosts().iter().map(Host::bytes).collect();
     let takers = &room.nodes[1..];
@@ -75,17 +71,23 @@ fn a_leecher_sends_nothing_a_peer_sends_and_a_seeder_goes_on() {
         .zip(modes)
         .map(|(node, mode)| node.get(IMAGE, &[vec!["--mode", mode], seed_time(mode)].concat()))
         .collect();
-    // The leecher is looked at when its own copy is complete: whole, it may be woken for others.
-    let leeched = {
-        gettings[0].completes(LONG);
-        room.lab.host(1).bytes().since(before[1])
-    };
+    // The leecher is looked at until its own copy is complete: whole, it may be woken for others at once.
+    let mut leeched = 0;
+    wait_for(LONG, "the leecher to complete", || {
+        let sent = room.lab.host(1).bytes().since(before[1]).tx;
+        if gettings[0].events().iter().any(|(_, v)| v["event"] == "complete") {
+            return Some(());
+        }
+        leeched = sent;
+        None
+    });
+    gettings[0].completes(LONG);
     for getting in &mut gettings[1..] {
         getting.completes(LONG);
     }
     let sent = |n: usize| room.lab.host(n).bytes().since(before[n]).tx as f64 / size as f64;
-    println!("the leecher sent {:.4} of the image", leeched.tx as f64 / size as f64);
-    assert!((leeched.tx as f64) < 0.03 * size as f64, "a leecher sent {} bytes", leeched.tx);
+    println!("the leecher sent {:.4} of the image", leeched as f64 / size as f64);
+    assert!((leeched as f64) < 0.03 * size as f64, "a leecher sent {leeched} bytes");
     let peers = [sent(2), sent(3), sent(4)];
     println!("peer, peer and seeder sent {peers:.3?} copies");
     assert!(peers.iter().all(|&s| s > 0.05) && peers.iter().sum::<f64>() > 0.5, "peers sent only {peers:.3?} copies");
@@ -104,7 +106,7 @@ fn a_leecher_sends_nothing_a_peer_sends_and_a_seeder_goes_on() {
 /// A peer that misses everything holds a connection open and reads when the copy becomes whole and when it leaves.
 #[test]
 fn a_seed_time_of_three_seconds_ends_after_three_seconds() {
-    let Some(room) = Room::open(Link::Mbit(200), 64 * MIB, &[&[], &[], &[]]) else { return };
+    let Some(room) = Room::open(Link::Mbit(200), 64 * MIB, 3) else { return };
     let pieces = 64 * MIB / (256 << 10);
     let mut getting = room.nodes[1].get(IMAGE, &["--seed-time", "3"]);
     let watcher = room.lab.host(2).clone();
@@ -129,7 +131,7 @@ fn a_seed_time_of_three_seconds_ends_after_three_seconds() {
 
 #[test]
 fn enough_ends_when_the_last_one_has_it() {
-    let Some(room) = Room::open(Link::Mbit(200), 64 * MIB, &[&[], &[], &[], &[]]) else { return };
+    let Some(room) = Room::open(Link::Mbit(200), 64 * MIB, 4) else { return };
     let state = |n: usize| room.nodes[n].state(IMAGE).unwrap_or_default();
     let mut first: Vec<_> = [1, 2].map(|n| room.nodes[n].get(IMAGE, &["--seed-time", "enough"])).into();
     room.nodes[1].sees(IMAGE, 1);
@@ -154,7 +156,7 @@ fn enough_ends_when_the_last_one_has_it() {
 #[test]
 fn a_mode_changed_in_mid_transfer_takes_effect_within_a_second_on_the_same_connections() {
     let size = 96 * MIB;
-    let Some(room) = Room::open(Link::Mbit(40), size, &[&[], &[], &[]]) else { return };
+    let Some(room) = Room::open(Link::Mbit(40), size, 3) else { return };
     let (leecher, taker) = (&room.nodes[1], &room.nodes[2]);
     let mut first = leecher.get(IMAGE, &["--mode", "leecher"]);
     wait_for(LONG, "a third of the image", || (leecher.percent(IMAGE) > 33.0).then_some(()));
