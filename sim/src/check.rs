@@ -14,7 +14,7 @@ use labmesh_proto::io::{Command, Event, Input, Output};
 /// What a machine has shown of itself.
 #[derive(Debug, Default)]
 struct Seen {
-    /// The highest epoch it obeyed, over restarts.
+    /// The highest epoch it obeyed; of an earlier life only the term.
     epoch: Epoch,
     /// It says that it is master, and not of itself only.
     master: bool,
@@ -52,10 +52,10 @@ impl Checker {
         self.ids.push(id);
     }
 
-    /// The machine's program ended; what was on disk stays.
+    /// The machine's program ended. Its disk keeps the term, but not whose it was.
     pub fn ended(&mut self, machine: usize) {
-        let epoch = self.seen[machine].epoch;
-        self.seen[machine] = Seen { epoch, ..Seen::default() };
+        let term = self.seen[machine].epoch.term;
+        self.seen[machine] = Seen { epoch: Epoch { term, node: NodeId::default() }, ..Seen::default() };
     }
 
     /// Masters other than of themselves alone.

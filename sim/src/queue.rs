@@ -38,6 +38,12 @@ impl<E> Queue<E> {
         self.heap.pop().map(|Reverse(entry)| (entry.at, entry.event))
     }
 
+    /// The next event, if it is not later than `end`.
+    pub fn pop_until(&mut self, end: Time) -> Option<(Time, E)> {
+        self.heap.peek().filter(|Reverse(entry)| entry.at <= end)?;
+        self.pop()
+    }
+
     /// How many events were ever put in.
     pub fn count(&self) -> u64 {
         self.next

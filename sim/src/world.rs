@@ -213,10 +213,7 @@ impl World {
     /// With the moment, the machine and what it must not have done.
     pub fn run(&mut self) -> Result<(), String> {
         let end = Time(0) + self.scenario.lab.ends_at.0;
-        while let Some((at, event)) = self.queue.pop() {
-            if at > end {
-                break;
-            }
+        while let Some((at, event)) = self.queue.pop_until(end) {
             self.now = at;
             self.happen(event).map_err(|what| format!("{:.6} s: {what}", at.as_secs_f64()))?;
             for (at, step) in self.steps.drain(..) {
@@ -578,3 +575,6 @@ impl World {
         self.queue.count()
     }
 }
+
+#[cfg(test)]
+mod tests;

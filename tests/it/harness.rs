@@ -132,10 +132,16 @@ impl Ran {
     #[track_caller]
     pub(crate) fn refused(&self, code: i32, words: &[&str]) {
         assert_eq!(self.code, code, "{}{}", self.stdout, self.stderr);
+        let said = self.said();
         for word in words {
-            assert!(self.stderr.contains(word), "expected {word:?} in {}", self.stderr);
+            assert!(said.contains(word), "expected {word:?} in {said}");
         }
-        assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
+        assert!(!said.contains("panicked"), "{said}");
+    }
+
+    /// Both streams: with `--json` an error is a line of the one, else of the other.
+    pub(crate) fn said(&self) -> String {
+        format!("{}{}", self.stdout, self.stderr)
     }
 }
 

@@ -1,0 +1,129 @@
+//! Whole rooms: that one seed is one trace, and what elections must stand.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::scenario::Faults;
+
+fn scenario(text: &str) -> Scenario {
+    Scenario::parse(&format!("about = \"a test\"\n{text}")).unwrap()
+}
+
+/// Twelve machines, or so many, that only elect.
+fn quiet(machines: usize, seconds: u64) -> Scenario {
+    scenario(&format!("[lab]\nmachines = {machines}\nlink = \"1Gbit/s\"\nends_at = \"{seconds}s\""))
+}
+
+impl World {
+    fn plan(&mut self, seconds: f64, fault: Fault) {
+        self.queue.push(Time((seconds * 1e9) as u64), Event::Fault(fault));
+    }
+
+    /// The master's index and term, when there is one that everybody follows.
+    fn master(&self) -> (usize, u64) {
+        self.settled().unwrap();
+        let statuses = self.statuses();
+        let (index, status) = statuses.iter().find(|(_, s)| matches!(s.role, Role::Master | Role::Solo)).unwrap();
+        (*index, status.term)
+    }
+
+    /// Runs to that second.
+    fn run_to(&mut self, seconds: u64) {
+        self.scenario.lab.ends_at.0 = Duration::from_secs(seconds);
+        self.run().unwrap();
+    }
+}
+
+#[test]
+fn one_seed_gives_one_trace() {
+    let room = scenario(
+        "[lab]\nmachines = 8\nlink = \"1Gbit/s\"\nimage = \"16MiB\"\nends_at = \"20s\"\n\
+         [faults]\nkills = 2\nsuspensions = 1\npartitions = 1\nlost_datagrams_permille = 100\nuntil = \"10s\"",
+    );
+    let trace = |seed| {
+        let mut world = World::new(&room, seed, false);
+        // A seed that fails must fail twice in the same way.
+        let end = world.run();
+        (world.trace.hash(), world.events(), world.finish_times(), end)
+    };
+    assert_eq!(trace(3), trace(3));
+    assert_ne!(trace(3).0, trace(4).0);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    /// Crashes, power cuts, suspensions, deafness, partitions and losses at random, then quiet: no machine ever obeys
+    /// a lower epoch than the highest it knows (the checker sees every output), and 1.5 s later there is one master.
+    #[test]
+    fn any_faults_end_in_one_master(
+        seed: u64, machines in 2usize..16, kills in 0usize..6, power_cuts in 0usize..3, suspensions in 0usize..4,
+        deaf in 0usize..4, partitions in 0usize..4, lost_datagrams_permille in 0u16..300,
+    ) {
+        let mut room = quiet(machines, 30);
+        let until = Some(crate::scenario::Span(Duration::from_secs(20)));
+        room.faults =
+            Faults { kills, power_cuts, suspensions, deaf, partitions, lost_datagrams_permille, until, ..Faults::default() };
+        let mut world = World::new(&room, seed, false);
+        prop_assert_eq!(world.run(), Ok(()));
+        prop_assert!(world.checker.two_masters < Duration::from_secs(20));
+    }
+}
+
+#[test]
+fn a_machine_that_was_alone_for_a_day_unseats_nobody() {
+    const DAY: u64 = 86_400;
+    let mut world = World::new(&quiet(3, 10), 1, false);
+    world.run_to(10);
+    let (master, term) = world.master();
+    let lonely = (master + 1) % 3;
+    let sides = (0..3).map(|m| u8::from(m == lonely)).collect();
+    world.plan(10.5, Fault::Cut(sides));
+    world.plan(10.5 + DAY as f64, Fault::Heal);
+    world.run_to(DAY + 20);
+    let (after, later) = world.master();
+    assert_eq!(after, master);
+    assert!(later <= term + 1, "term {term} became {later}");
+}
+
+#[test]
+fn a_suspended_master_comes_back_as_a_follower() {
+    let mut world = World::new(&quiet(6, 10), 2, false);
+    world.run_to(10);
+    let (master, term) = world.master();
+    world.plan(10.5, Fault::Suspend(master));
+    world.run_to(13);
+    let (new, newer) = world.master();
+    assert!(new != master && newer == term + 1);
+    // What it hears first is a burst of everything that was sent meanwhile.
+    world.plan(14.0, Fault::Resume(master));
+    world.run_to(20);
+    assert_eq!(world.master(), (new, newer));
+}
+
+#[test]
+fn a_deaf_follower_unseats_nobody() {
+    let mut world = World::new(&quiet(6, 10), 3, false);
+    world.run_to(10);
+    let seated = world.master();
+    world.plan(10.5, Fault::Deaf((seated.0 + 1) % 6, true));
+    world.plan(40.0, Fault::Deaf((seated.0 + 1) % 6, false));
+    world.run_to(50);
+    assert_eq!(world.master(), seated);
+}
+
+/// TCP delivers after the heal what was said during the cut, in order and however old: it renews no lease.
+#[test]
+fn old_news_after_a_heal_unseats_nobody() {
+    let mut world = World::new(&quiet(7, 10), 4, false);
+    world.run_to(10);
+    let (master, _) = world.master();
+    // The master alone on one side: the others elect, and win by their number.
+    world.plan(10.5, Fault::Cut((0..7).map(|m| u8::from(m == master)).collect()));
+    world.plan(25.0, Fault::Heal);
+    world.run_to(40);
+    let (new, term) = world.master();
+    assert_ne!(new, master);
+    world.run_to(60);
+    assert_eq!(world.master(), (new, term));
+}
