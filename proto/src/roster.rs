@@ -29,6 +29,8 @@ const REDIAL_GRACE: Duration = Duration::from_secs(1);
 const ASK_EVERY: Duration = Duration::from_millis(300);
 /// Neighbours that are asked where the master is.
 const NEIGHBOURS_ASKED: usize = 4;
+/// Ended programs that are remembered: a few masters that died one after the other.
+const ENDED_MAX: usize = 16;
 /// Forgotten members that deltas remember; who is further behind gets the whole roster.
 const GONE_MAX: usize = 256;
 
@@ -56,6 +58,8 @@ pub enum Input {
     },
     /// The last control connection with that node ended.
     Down(NodeId),
+    /// That node closed its connection and refuses new ones: its program has ended.
+    Gone(NodeId),
     /// That node said something, anything.
     Heard(NodeId),
     /// That node greeted.
@@ -167,6 +171,8 @@ pub struct Roster {
     gone_since: u64,
     succession: Vec<NodeId>,
     addresses: BTreeMap<NodeId, IpAddr>,
+    /// Whose program has ended since it was heard, the latest last: a new master does not wait for those.
+    ended: VecDeque<NodeId>,
     holdings: u64,
     outputs: VecDeque<Output>,
 }
@@ -187,6 +193,7 @@ impl Roster {
             gone_since: 0,
             succession: Vec::new(),
             addresses: BTreeMap::new(),
+            ended: VecDeque::new(),
             holdings: 0,
             outputs: VecDeque::new(),
         }
@@ -205,6 +212,7 @@ impl Roster {
             Input::Leaderless => self.place = Place::Alone,
             Input::Up { node, addr } => self.on_up(node, addr),
             Input::Down(node) => self.on_down(now, node),
+            Input::Gone(node) => self.on_gone(now, node),
             Input::Heard(node) => self.on_heard(now, node),
             Input::Hello { from, member, protocol, beat } => self.on_hello(now, from, member, protocol, beat),
             Input::Version(version) => self.on_version(now, version),
@@ -323,7 +331,8 @@ impl Roster {
             self.gone_since = 0;
             for row in self.table.rows_mut() {
                 row.version = 1;
-                row.heard = now;
+                let ended = self.ended.contains(&row.entry.member.id);
+                row.heard = if ended { now - MEMBER_AWAY } else { now };
                 row.counted = row.entry.member.id == self.me.id;
             }
         }
@@ -340,6 +349,7 @@ impl Roster {
         if member.id != from || from == self.me.id {
             return;
         }
+        self.ended.retain(|other| *other != from);
         match self.place {
             Place::Following { .. } => return self.welcome(from, beat),
             Place::Alone => self.welcome(from, beat),
@@ -385,6 +395,7 @@ impl Roster {
     }
 
     fn on_up(&mut self, node: NodeId, addr: IpAddr) {
+        self.ended.retain(|other| *other != node);
         if self.addresses.len() < NODES_MAX {
             self.addresses.insert(node, addr);
         }
@@ -396,6 +407,17 @@ impl Roster {
             Place::Following { epoch, .. } if epoch.node == node => self.greet(node),
             Place::Leading { .. } if stranger => self.greet(node),
             Place::Leading { .. } | Place::Following { .. } => {}
+        }
+    }
+
+    fn on_gone(&mut self, now: Time, node: NodeId) {
+        self.ended.retain(|other| *other != node);
+        self.ended.push_back(node);
+        if self.ended.len() > ENDED_MAX {
+            self.ended.pop_front();
+        }
+        if let Some(row) = self.table.get_mut(&node) {
+            row.heard = row.heard.min(now - MEMBER_AWAY);
         }
     }
 

@@ -160,6 +160,7 @@ fn follow(out: Out, t: &Transfer, job: &mut Option<Job>, said: &mut serde_json::
     let now = serde_json::json!({
         "event": view::state(t.state), "image": t.image, "info_hash": t.info_hash, "percent": t.percent,
         "down_bps": t.down_bps, "up_bps": t.up_bps, "missing_pieces": t.missing_pieces, "last_seen_on": t.last_seen_on,
+        "detail": t.trouble(),
     });
     if now != *said {
         out.json(&now)?;

@@ -278,6 +278,7 @@ impl Node {
             discovery::Output::Browse(on) => Output::Browse(on),
             discovery::Output::Advertise(on) => Output::Advertise(on),
             discovery::Output::Gone(node) => {
+                self.roster.handle_input(now, roster::Input::Gone(node));
                 return self.election.handle_input(now, election::Input::Gone(node));
             }
         });
