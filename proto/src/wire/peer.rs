@@ -136,6 +136,9 @@ pub enum BadMessage {
         /// The length that it came with, id included.
         len: u32,
     },
+    /// Longer than a message of any kind may be.
+    #[error("a message of {0} bytes")]
+    TooLong(u32),
     /// A block longer than any that we ask for.
     #[error("a block of {0} bytes, more than {REQUEST_BYTES_MAX}")]
     BlockTooLong(u32),
@@ -425,6 +428,10 @@ fn needed(head: &[u8; HEAD_BYTES_MAX], have: usize) -> Result<usize, BadMessage>
     let len = length(head);
     if len == 0 {
         return Ok(4);
+    }
+    // Said before the kind is known, so that nobody waits for the rest of what cannot be.
+    if len as usize > 2 * UNKNOWN_BYTES_MAX {
+        return Err(BadMessage::TooLong(len));
     }
     if have < 5 {
         return Ok(5);
