@@ -10,6 +10,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -345,14 +346,14 @@ impl Node {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("labmesh can be started");
         let stdout = child.stdout.take().expect("piped");
         let (sender, lines) = mpsc::channel();
-        std::thread::spawn(move || {
+        let reader = std::thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
                 if sender.send((Instant::now(), line)).is_err() {
                     break;
                 }
             }
         });
-        Getting { what: format!("{} get {image}", self.name), child, lines, seen: Vec::new() }
+        Getting { what: format!("{} get {image}", self.name), child, lines, reader: Some(reader), seen: Vec::new() }
     }
 
     /// A page of its own HTTP port: status code and body.
@@ -391,6 +392,7 @@ pub(crate) struct Getting {
     what: String,
     child: Child,
     lines: mpsc::Receiver<(Instant, String)>,
+    reader: Option<JoinHandle<()>>,
     seen: Vec<(Instant, Value)>,
 }
 
@@ -413,6 +415,7 @@ impl Getting {
                 return Some(found);
             }
             if let Some(status) = self.child.try_wait().expect("our child") {
+                self.read_to_end();
                 let found = self.events().iter().find(|(_, v)| v["event"] == "complete").cloned();
                 let said = self.stderr();
                 assert!(found.is_some(), "{} ended with {status}: {said}{:?}", self.what, self.seen.last());
@@ -430,8 +433,16 @@ impl Getting {
     #[track_caller]
     pub(crate) fn ends(mut self, limit: Duration) -> Ran {
         let status = wait_for(limit, &format!("{} to end", self.what), || self.child.try_wait().expect("our child"));
+        self.read_to_end();
         let stdout = self.events().iter().map(|(_, v)| format!("{v}\n")).collect();
         Ran { code: status.code().unwrap_or(-1), stdout, stderr: self.stderr() }
+    }
+
+    /// Its last lines may still be on their way when it has ended.
+    fn read_to_end(&mut self) {
+        if let Some(reader) = self.reader.take() {
+            reader.join().expect("the reader does not panic");
+        }
     }
 
     fn stderr(&mut self) -> String {
