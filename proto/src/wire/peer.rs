@@ -600,7 +600,10 @@ mod tests {
     fn lengths_that_no_message_of_that_kind_has_are_refused_at_once() {
         let refuse = |len: u32, id: u8| {
             let head = [&len.to_be_bytes()[..], &[id, 0]].concat();
-            assert_eq!(items(&head), Err(BadMessage::Length { id, len }), "{id} {len}");
+            let impossible = len as usize > 2 * UNKNOWN_BYTES_MAX;
+            let error = if impossible { BadMessage::TooLong(len) } else { BadMessage::Length { id, len } };
+            assert_eq!(items(&head), Err(error.clone()), "{id} {len}");
+            assert!(!impossible || items(&head[..4]) == Err(error), "the length alone is enough");
         };
         for id in [0, 1, 2, 3, 14, 15] {
             refuse(2, id);
