@@ -621,7 +621,7 @@ mod tests {
         let too_long = piece_header(&range(0, 0, REQUEST_BYTES_MAX + 1));
         assert_eq!(items(&too_long), Err(BadMessage::BlockTooLong(REQUEST_BYTES_MAX + 1)));
         assert_eq!(items(&piece_header(&range(0, 0, REQUEST_BYTES_MAX))).map(|items| items.len()), Ok(1));
-        assert_eq!(items(b"\xff\xff\xff\xff\x07"), Err(BadMessage::BlockTooLong(u32::MAX - 9)));
+        assert_eq!(items(b"\xff\xff\xff\xff\x07"), Err(BadMessage::TooLong(u32::MAX)));
     }
 
     #[test]
