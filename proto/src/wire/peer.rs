@@ -602,7 +602,7 @@ mod tests {
             let head = [&len.to_be_bytes()[..], &[id, 0]].concat();
             let impossible = len as usize > 2 * UNKNOWN_BYTES_MAX;
             let error = if impossible { BadMessage::TooLong(len) } else { BadMessage::Length { id, len } };
-            assert_eq!(items(&head), Err(error.clone()), "{id} {len}");
+            assert_eq!(items(&head), Err(error), "{id} {len}");
             assert!(!impossible || items(&head[..4]) == Err(error), "the length alone is enough");
         };
         for id in [0, 1, 2, 3, 14, 15] {
