@@ -54,9 +54,6 @@ pub enum PeerMisbehaved {
     /// Its extension handshake is not what BEP 10 says.
     #[error("sent a malformed extension handshake")]
     BadExtension,
-    /// Nothing came for longer than a keep-alive takes.
-    #[error("was silent for too long")]
-    Silent,
 }
 
 /// Why we close a peer connection.

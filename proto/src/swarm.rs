@@ -413,7 +413,7 @@ impl Swarm {
             self.shown = state;
             let detail = match state {
                 TransferState::Failed => self.failed.as_ref().map(ToString::to_string),
-                TransferState::Waiting => Some(format!("{} pieces are missing", self.picker.unavailable())),
+                TransferState::Waiting => Some(format!("{} pieces are missing", self.unavailable())),
                 _ => None,
             };
             self.outputs.push_back(Output::State { state, detail });
@@ -448,8 +448,15 @@ impl Swarm {
         }));
     }
 
+    /// Missing pieces, begun ones too, that no connected peer has.
+    fn unavailable(&self) -> u32 {
+        let begun = self.pieces.partials().iter().filter(|q| self.picker.availability(q.piece) == 0);
+        let waits = begun.filter(|q| self.pieces.state(q.piece) == pieces::State::Begun).count();
+        self.picker.unavailable() + waits as u32
+    }
+
     fn is_starving(&self) -> bool {
-        matches!(self.life, Life::Fetching { .. }) && self.picker.unavailable() > 0
+        matches!(self.life, Life::Fetching { .. }) && self.unavailable() > 0
     }
 
     fn review_starving(&mut self, now: Time) {
@@ -777,7 +784,7 @@ impl Swarm {
 
     /// Missing pieces that no connected peer has, while it fetches.
     pub fn missing_pieces(&self) -> u32 {
-        if matches!(self.life, Life::Fetching { .. }) { self.picker.unavailable() } else { 0 }
+        if matches!(self.life, Life::Fetching { .. }) { self.unavailable() } else { 0 }
     }
 
     /// Payload bytes per second, in and out.
@@ -819,7 +826,7 @@ impl Swarm {
             Life::Idle => TransferState::Idle,
             Life::Seeding { .. } => TransferState::Seeding,
             Life::Fetching { .. } => {
-                let stuck = self.picker.unavailable() > 0 && now.since(self.progress_at) > WAITING_AFTER;
+                let stuck = self.unavailable() > 0 && now.since(self.progress_at) > WAITING_AFTER;
                 if stuck { TransferState::Waiting } else { TransferState::Fetching }
             }
         }

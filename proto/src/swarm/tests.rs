@@ -185,3 +185,16 @@ fn the_master_serves_those_in_mode_seeder_first() {
     assert_eq!(first, Some(room.hosts[seeder].swarm.me), "it got the most from the master");
     assert!(peers.iter().all(|p| !room.hosts[*p].swarm.is_complete()));
 }
+
+#[test]
+fn a_second_taker_gets_its_share_of_the_source() {
+    let mut room = Room::new(IMAGE, MIB as u32);
+    room.join(GBIT / 20, Mode::Seeder, None, true);
+    let first = room.join(GBIT / 20, Mode::Leecher, None, false);
+    room.run_until(secs(60), "a tenth", |room| room.hosts[first].downloaded > IMAGE / 10);
+    let second = room.join(GBIT / 20, Mode::Leecher, None, false);
+    let before = room.hosts[first].downloaded;
+    room.run_for(secs(10));
+    let shares = [room.hosts[first].downloaded - before, room.hosts[second].downloaded].map(|b| b as f64 / MIB as f64);
+    assert!(shares[1] > 0.8 * shares[0] && shares[0] > 0.8 * shares[1], "{shares:.1?} MiB");
+}

@@ -109,13 +109,29 @@ impl Swarm {
         if let Some(woken) = &mut self.woken {
             *woken = now;
         }
-        let turn_over = self.peers[p].is_ours()
-            && self.peers[p].turn_bytes >= u64::from(self.geometry.piece_length())
-            && self.next_in_line(true).is_some();
-        if turn_over && self.peers[p].wanted.front().is_none_or(|next| next.piece != block.piece) {
-            self.choke(p);
-        }
+        self.end_turn(p, block);
         self.serve(now);
+    }
+
+    /// A peer that got a whole piece makes room for the next in line, or else for the others that are unchoked.
+    fn end_turn(&mut self, p: usize, sent: &Block) {
+        let peer = &self.peers[p];
+        let mid_piece = peer.wanted.front().is_some_and(|next| next.piece == sent.piece);
+        if peer.am_choking || !peer.is_ours() || mid_piece || peer.turn_bytes < u64::from(self.geometry.piece_length())
+        {
+            return;
+        }
+        if self.next_in_line(true).is_some() {
+            self.choke(p);
+        } else {
+            self.begin_turn(p);
+        }
+    }
+
+    fn begin_turn(&mut self, p: usize) {
+        self.upload.turn += 1;
+        self.peers[p].turn = self.upload.turn;
+        self.peers[p].turn_bytes = 0;
     }
 
     /// Forgets what was handed to a peer that is gone.
@@ -217,12 +233,9 @@ impl Swarm {
     }
 
     fn unchoke(&mut self, now: Time, p: usize) {
-        self.upload.turn += 1;
-        let peer = &mut self.peers[p];
-        peer.am_choking = false;
-        peer.turn = self.upload.turn;
-        peer.turn_bytes = 0;
-        peer.unchoked_at = now;
+        self.begin_turn(p);
+        self.peers[p].am_choking = false;
+        self.peers[p].unchoked_at = now;
         self.suggest(p);
         self.tell(p, Message::Unchoke);
     }

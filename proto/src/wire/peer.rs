@@ -136,6 +136,9 @@ pub enum BadMessage {
         /// The length that it came with, id included.
         len: u32,
     },
+    /// Longer than a message of any kind may be.
+    #[error("a message of {0} bytes")]
+    TooLong(u32),
     /// A block longer than any that we ask for.
     #[error("a block of {0} bytes, more than {REQUEST_BYTES_MAX}")]
     BlockTooLong(u32),
@@ -426,6 +429,10 @@ fn needed(head: &[u8; HEAD_BYTES_MAX], have: usize) -> Result<usize, BadMessage>
     if len == 0 {
         return Ok(4);
     }
+    // Said before the kind is known, so that nobody waits for the rest of what cannot be.
+    if len as usize > 2 * UNKNOWN_BYTES_MAX {
+        return Err(BadMessage::TooLong(len));
+    }
     if have < 5 {
         return Ok(5);
     }
@@ -593,7 +600,10 @@ mod tests {
     fn lengths_that_no_message_of_that_kind_has_are_refused_at_once() {
         let refuse = |len: u32, id: u8| {
             let head = [&len.to_be_bytes()[..], &[id, 0]].concat();
-            assert_eq!(items(&head), Err(BadMessage::Length { id, len }), "{id} {len}");
+            let impossible = len as usize > 2 * UNKNOWN_BYTES_MAX;
+            let error = if impossible { BadMessage::TooLong(len) } else { BadMessage::Length { id, len } };
+            assert_eq!(items(&head), Err(error.clone()), "{id} {len}");
+            assert!(!impossible || items(&head[..4]) == Err(error), "the length alone is enough");
         };
         for id in [0, 1, 2, 3, 14, 15] {
             refuse(2, id);
