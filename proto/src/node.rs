@@ -38,6 +38,17 @@ enum WantedBy {
     Torrent(RequestId),
 }
 
+/// An image of the cache, or one that a person wants there.
+#[derive(Debug)]
+struct Copy {
+    name: String,
+    metainfo: Arc<Metainfo>,
+    mode: Mode,
+    seed_time: Option<SeedTime>,
+    complete: bool,
+    stopped: bool,
+}
+
 /// One labmesh node. See [`crate::io`] for the five verbs.
 #[derive(Debug)]
 pub struct Node {
@@ -147,10 +158,11 @@ impl Node {
             Input::ReadFailed { image, error } => self.tell_image(now, image, swarm::Input::ReadFailed(error)),
 
             Input::CacheHas { name, metainfo, stopped } => {
-                self.cache_has(now, name, metainfo, Mode::Seeder, None, true, stopped);
+                let (mode, seed_time, complete) = (Mode::Seeder, None, true);
+                self.cache_has(now, Copy { name, metainfo, mode, seed_time, complete, stopped });
             }
             Input::CachePart { name, metainfo, mode, seed_time, stopped } => {
-                self.cache_has(now, name, metainfo, mode, seed_time, false, stopped);
+                self.cache_has(now, Copy { name, metainfo, mode, seed_time, complete: false, stopped });
             }
             Input::CacheLost { info_hash } => {
                 if let Some(image) = self.image_of(&info_hash) {
@@ -237,41 +249,20 @@ impl Node {
     }
 
     /// The cache tells of an image; a transfer that just made that copy knows it already.
-    #[expect(clippy::too_many_arguments, reason = "the two cache inputs have these fields")]
-    fn cache_has(
-        &mut self,
-        now: Time,
-        name: String,
-        metainfo: Arc<Metainfo>,
-        mode: Mode,
-        seed_time: Option<SeedTime>,
-        complete: bool,
-        stopped: bool,
-    ) {
-        let known = self.image_of(&metainfo.info_hash());
-        let again = known
-            .and_then(|image| self.swarms[image].as_ref())
-            .is_some_and(|s| s.error().is_some() || !s.is_complete());
-        match known {
+    fn cache_has(&mut self, now: Time, copy: Copy) {
+        if let Some(image) = self.image_of(&copy.metainfo.info_hash()) {
+            let known = self.swarms[image].as_ref().is_some_and(|s| s.is_complete() && s.error().is_none());
+            if known || !copy.complete {
+                return;
+            }
             // The same content was added by hand while it was fetched, or after it failed: the new file counts.
-            Some(image) if complete && again => self.withdraw(now, image),
-            Some(_) => return,
-            None => {}
+            self.withdraw(now, image);
         }
-        self.start_swarm(now, name, metainfo, mode, seed_time, complete, stopped);
+        self.start_swarm(now, copy);
     }
 
-    #[expect(clippy::too_many_arguments, reason = "what a swarm starts with, once")]
-    fn start_swarm(
-        &mut self,
-        now: Time,
-        name: String,
-        metainfo: Arc<Metainfo>,
-        mode: Mode,
-        seed_time: Option<SeedTime>,
-        complete: bool,
-        stopped: bool,
-    ) {
+    fn start_swarm(&mut self, now: Time, copy: Copy) {
+        let Copy { name, metainfo, mode, seed_time, complete, stopped } = copy;
         let image = self.swarms.iter().position(Option::is_none).unwrap_or(self.swarms.len());
         if image == self.swarms.len() {
             self.swarms.push(None);

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Node, WantedBy};
+use super::{Copy, Node, WantedBy};
 use crate::catalogue::lookup::Lookup;
 use crate::config::{IMAGES_MAX, Mode, SeedTime};
 use crate::id::{InfoHash, RequestId, Time};
@@ -150,7 +150,8 @@ impl Node {
             self.withdraw(now, old);
             self.outputs.push_back(Output::SetAside { name: wish.name.clone() });
         }
-        self.start_swarm(now, wish.name, metainfo, wish.mode, wish.seed_time, false, false);
+        let Wish { name, mode, seed_time, .. } = wish;
+        self.start_swarm(now, Copy { name, metainfo, mode, seed_time, complete: false, stopped: false });
         Ok(Reply::Started(hash))
     }
 
