@@ -391,6 +391,13 @@ mod tests {
         let Some(lab) = Lab::open(1, Link::Unshaped) else { return };
         let tag = lab.tag.clone();
         let mut sleeper = lab.host(0).command("sleep").arg("60").spawn().unwrap();
+        let netns = lab.host(0).netns.clone().unwrap();
+        wait_for(Duration::from_secs(5), "the sleeper to be on its host", || {
+            run("ip", &["netns", "pids", &netns])
+                .split_whitespace()
+                .any(|p| p == sleeper.id().to_string())
+                .then_some(())
+        });
         drop(lab);
         assert!(!sleeper.wait().unwrap().success());
         assert!(!run("ip", &["netns", "list"]).contains(&tag));
