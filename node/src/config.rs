@@ -217,7 +217,15 @@ impl Settings {
             bail!("the configuration {shown} has {size} bytes, at most {FILE_BYTES_MAX} are read");
         }
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the configuration {shown}"))?;
-        toml::from_str(&text).map_err(|e| anyhow::anyhow!("in {shown}: {}", e.to_string().trim_end()))
+        Self::parse(&text).map_err(|e| anyhow::anyhow!("in {shown}: {}", e.to_string().trim_end()))
+    }
+
+    /// What a file says.
+    ///
+    /// # Errors
+    /// If it is no TOML, names a key that there is not, or holds a value that makes no sense; says where.
+    pub fn parse(text: &str) -> Result<Self, toml::de::Error> {
+        toml::from_str(text)
     }
 
     /// What the environment alone says.

