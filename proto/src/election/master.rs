@@ -29,6 +29,10 @@ impl Election {
         self.highest = epoch;
         self.newest = None;
         self.ruled = true;
+        if !matches!(self.state, State::Master(_)) {
+            // Those were the last master's; whoever heard them would ask for what is not there.
+            (self.roster_version, self.catalogue_version) = (0, 0);
+        }
         self.state = State::Master(Master { epoch, solo: false, seq: 0, members, next_beat: now, raising: None });
         self.outputs.push_back(Output::BecameMaster { term });
         self.outputs.push_back(Output::Gossip(Message::Claim { epoch, members }));

@@ -26,14 +26,16 @@ const SLOTS_MAX: usize = 8;
 const FOREIGN_SLOTS: usize = 4;
 /// A foreign client keeps its slot this long; many need seconds to fill their pipeline (BEP 3: 10 s).
 const FOREIGN_TURN: Duration = Duration::from_secs(10);
-/// Bytes that the driver is given to send at once, to one peer and to all: enough to fill a socket, little enough
-/// that a choke or another's turn takes effect at once.
-const HANDED_BYTES: u64 = 512 * 1024;
-const HANDED_BYTES_ALL: u64 = 1024 * 1024;
+/// Bytes that the driver is given to send at once, to one peer and to all: one large block each for the one whose turn
+/// it is and the next. More, and a peer that is served well would be fed again before the other got its block.
+const HANDED_BYTES: u64 = 256 * 1024;
+const HANDED_BYTES_ALL: u64 = 512 * 1024;
 /// The same at high rates: this much time of the present rate.
 const HANDED_TIME_MS: u64 = 5;
-/// A peer that has not taken what was handed to it for this long is slow.
+/// A peer that has not taken what was handed to it for this long, or for this many times as long as the whole link needs
+/// for everything that is handed out, is slow.
 const SLOW: Duration = Duration::from_millis(250);
+const SLOW_FACTOR: u32 = 5;
 /// How long an unchoked peer may take to send its first request before another is offered the link as well.
 const ANSWER: Duration = Duration::from_millis(20);
 /// A peer that asks for nothing for this long lost its turn.
@@ -169,9 +171,10 @@ impl Swarm {
 
     /// Chokes everybody whose turn is over or who may not be served any more; called a few times a second.
     pub(super) fn review_slots(&mut self, now: Time) {
+        let patience = SLOW.max(self.up.time_for(now, self.handed_most(now), SLOW * SLOW_FACTOR) * SLOW_FACTOR);
         for p in 0..self.peers.len() {
             let peer = &mut self.peers[p];
-            if peer.handed > 0 && !peer.slow && now.since(peer.handed_at) > SLOW {
+            if peer.handed > 0 && !peer.slow && now.since(peer.handed_at) > patience {
                 peer.slow = true;
                 self.upload.handed = self.upload.handed.saturating_sub(peer.handed);
             }
