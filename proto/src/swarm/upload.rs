@@ -26,10 +26,9 @@ const SLOTS_MAX: usize = 8;
 const FOREIGN_SLOTS: usize = 4;
 /// A foreign client keeps its slot this long; many need seconds to fill their pipeline (BEP 3: 10 s).
 const FOREIGN_TURN: Duration = Duration::from_secs(10);
-/// Bytes that the driver is given to send at once, to one peer and to all: one large block each for the one whose turn
-/// it is and the next. More, and a peer that is served well would be fed again before the other got its block.
+/// Bytes that the driver is given to send at once: one large block, since its socket still holds the end of the last
+/// one when it asks for more. More, and a peer that is served well would be fed again before the other got its block.
 const HANDED_BYTES: u64 = 256 * 1024;
-const HANDED_BYTES_ALL: u64 = 512 * 1024;
 /// The same at high rates: this much time of the present rate.
 const HANDED_TIME_MS: u64 = 5;
 /// A peer that has not taken what was handed to it for this long, or for this many times as long as the whole link needs
@@ -203,7 +202,7 @@ impl Swarm {
     }
 
     fn handed_most(&self, now: Time) -> u64 {
-        HANDED_BYTES_ALL.max(2 * self.up.per_second(now) / 1000 * HANDED_TIME_MS)
+        HANDED_BYTES.max(2 * self.up.per_second(now) / 1000 * HANDED_TIME_MS)
     }
 
     fn unchoked(&self, ours: bool) -> impl Iterator<Item = usize> + '_ {
