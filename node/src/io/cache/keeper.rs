@@ -261,7 +261,6 @@ impl Keeper {
             self.compare(name, found, trusting);
         }
         self.say_skipped(&listing);
-        self.watch(&listing);
         let settling = |known: &Known| match known.state {
             State::Settling(since) => Some(since + SETTLED),
             _ => None,
@@ -269,6 +268,7 @@ impl Keeper {
         let settled = self.known.values().filter_map(settling).min();
         let periodic = Instant::now() + self.folders.rescan_every;
         self.look_at = settled.map_or(periodic, |settled| settled.min(periodic));
+        self.watch(&listing);
     }
 
     /// One image as it lies there now.
