@@ -334,3 +334,6 @@ mod tests {
         assert_eq!(Weight::try_from(100), Err(BadWeight(100)));
     }
 }
+
+/// Pieces that one peer may have suggested and we remember (BEP 6).
+pub const SUGGESTIONS_MAX: usize = 16;

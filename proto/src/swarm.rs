@@ -637,6 +637,7 @@ impl Swarm {
             }
             Message::Choke => {
                 self.peers[p].peer_choking = true;
+                self.peers[p].suggested.clear();
                 // BEP 6: a fast peer refuses each request by name; another just forgets them.
                 if !self.peers[p].fast {
                     self.unask_all(p);
@@ -663,7 +664,7 @@ impl Swarm {
             Message::Reject(range) => self.rejected(now, p, range),
             Message::Suggest(piece) => {
                 let piece = self.piece(piece)?;
-                self.peers[p].suggested = Some(piece);
+                self.peers[p].suggest(piece);
             }
         }
         Ok(())
