@@ -10,6 +10,7 @@ use std::path::Path;
 
 use bytesize::ByteSize;
 use labmesh_proto::config::Mode;
+use labmesh_proto::error::DiskError;
 use labmesh_proto::io::Refusal;
 use labmesh_proto::node::{self, Role};
 use labmesh_proto::wire::control::TransferState;
@@ -48,15 +49,16 @@ impl Failure {
     pub fn new(exit: Exit, message: impl Into<String>) -> Self {
         Self { exit, message: message.into() }
     }
+}
 
-    /// What a transfer's error means: `proto` passes a `DiskError` on as its words.
-    pub fn of_transfer(error: &str) -> Self {
+impl From<&DiskError> for Failure {
+    fn from(error: &DiskError) -> Self {
         let exit = match error {
-            e if e.contains("not enough space") => Exit::NoSpace,
-            e if e.contains("changed while it was shared") => Exit::Damaged,
-            _ => Exit::Failed,
+            DiskError::NoSpace { .. } => Exit::NoSpace,
+            DiskError::Changed { .. } => Exit::Damaged,
+            DiskError::ReadOnly { .. } | DiskError::Io { .. } => Exit::Failed,
         };
-        Self::new(exit, error)
+        Self::new(exit, error.to_string())
     }
 }
 
@@ -171,6 +173,8 @@ pub struct Transfer {
     pub sources: Vec<Source>,
     /// Why it stopped, if it failed.
     pub error: Option<String>,
+    /// What kind of failure that is: `no-space`, `damaged` or `failed`.
+    pub error_kind: Option<Exit>,
     /// Where the copy lies, or will.
     pub path: String,
 }
@@ -352,7 +356,8 @@ impl Transfer {
                     uploaded: *uploaded,
                 })
                 .collect(),
-            error: t.error.clone(),
+            error: t.error.as_ref().map(ToString::to_string),
+            error_kind: t.error.as_ref().map(|error| Failure::from(error).exit),
             path: path.display().to_string(),
         }
     }

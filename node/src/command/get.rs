@@ -154,8 +154,9 @@ impl Get {
 /// Shows where a transfer is.
 fn follow(out: Out, t: &Transfer, job: &mut Option<Job>, said: &mut serde_json::Value) -> anyhow::Result<()> {
     if t.state == TransferState::Failed {
+        let exit = t.error_kind.unwrap_or(Exit::Failed);
         let error = t.error.as_deref().unwrap_or("it failed");
-        return Err(Failure::of_transfer(error)).with_context(|| t.image.clone());
+        return Err(Failure::new(exit, error)).with_context(|| t.image.clone());
     }
     let now = serde_json::json!({
         "event": view::state(t.state), "image": t.image, "info_hash": t.info_hash, "percent": t.percent,

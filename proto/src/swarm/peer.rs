@@ -16,6 +16,9 @@ use crate::wire::peer::{Extended, Handshake};
 
 /// Requests on the way cover this much of the present rate: several round trips of a loaded switch.
 const PIPELINE: Duration = Duration::from_millis(25);
+/// The same for clients that are not ours. Some look at their requests only now and then: Transmission 3.00 twice a
+/// second, and then it answers all that it has, so less than two of its beats would hold it at a fixed rate.
+const PIPELINE_FOREIGN: Duration = Duration::from_secs(1);
 /// Before a rate is known, and at the least: enough for a gigabit link's first round trips.
 const PIPELINE_BYTES_MIN: u64 = 1024 * 1024;
 /// The same for clients that take 16 KiB at a time and often serve slowly.
@@ -162,14 +165,19 @@ impl Peer {
 
     /// Bytes that may still be asked of it now.
     pub(super) fn room(&self, now: Time) -> u64 {
-        if self.asked.len() >= self.reqq {
+        // Transmission 3.00 refuses the last of the 512 that it offers, and tells so ten seconds later.
+        let most = if self.is_ours() { self.reqq } else { (self.reqq - 1).max(1) };
+        if self.asked.len() >= most {
             return 0;
         }
-        let least = if self.is_ours() { PIPELINE_BYTES_MIN } else { PIPELINE_BYTES_MIN_FOREIGN };
+        let (least, span) = match self.is_ours() {
+            true => (PIPELINE_BYTES_MIN, PIPELINE),
+            false => (PIPELINE_BYTES_MIN_FOREIGN, PIPELINE_FOREIGN),
+        };
         let target = if self.snubbed {
             u64::from(self.block_len)
         } else {
-            let ahead = self.down.per_second(now) / 1000 * PIPELINE.as_millis() as u64;
+            let ahead = self.down.per_second(now) / 1000 * span.as_millis() as u64;
             ahead.clamp(least, PIPELINE_BYTES_MAX)
         };
         target.saturating_sub(self.asked_bytes)
