@@ -27,8 +27,8 @@ impl Rm {
         let before = client.status().await?;
         client.say(&Request::Remove { image: self.image.clone() }).await?;
         // What `ls` says next must not be what was.
-        let fewer = |status: &Status| status.transfers.len() < before.transfers.len() || before.transfers.is_empty();
-        settled(&mut client, fewer).await?;
+        let meant = |status: &Status| status.transfers.iter().filter(|t| t.is_called(&self.image)).count();
+        settled(&mut client, |status| meant(status) < meant(&before).max(1)).await?;
         context.out.json(&serde_json::json!({ "event": "done" }))?;
         Ok(context.out.say(&words)?)
     }
