@@ -42,7 +42,7 @@ impl Client for Aria2 {
 /// Version 3.00 takes its time, whoever the other side is (seen with `tcpdump` and its debug log): it says whom it is
 /// interested in and whom it unchokes every ten seconds, the first time ten after its start; it tries encryption
 /// first and waits half a second after our refusal; it looks at requests of others twice a second, and makes its own
-/// once a second, at most 512 of 16 KiB. No setting changes that, so these two tests take 12 to 20 s.
+/// once a second, at most 512 of 16 KiB. No setting changes that, so these two tests take 15 to 25 s.
 impl Client for Transmission {
     fn installed(&self) -> bool {
         installed("transmission-daemon", &["--version"]) && installed("transmission-remote", &["--version"])
