@@ -1,4 +1,5 @@
-//! aria2, Transmission, libtorrent and ctorrent in our swarm, and we in theirs; our info hashes beside those of other makers.
+//! aria2, Transmission, libtorrent and ctorrent in our swarm, and we in theirs; our info hashes beside those of other
+//! makers.
 //!
 //! A client that is not installed skips its test and says so; `tests/run` installs them all.
 
