@@ -398,9 +398,11 @@ impl World {
             Output::SendBlock { conn, block, .. } => self.send_item(me, conn, Item::Block(block)),
             Output::Have { image, piece } => self.have(me, image, piece.get()),
             Output::Reply { id, reply } => self.replied(me, id, &reply),
-            Output::Open { .. } | Output::Verify { .. } | Output::Finish { .. } | Output::CloseImage { .. } => {
-                self.disk_work(me, output);
-            }
+            Output::Open { .. }
+            | Output::Verify { .. }
+            | Output::Remember { .. }
+            | Output::Finish { .. }
+            | Output::CloseImage { .. } => self.disk_work(me, output),
             Output::SetAside { name } => self.machines[me].disk.set_aside(&name),
             Output::Delete { name } => drop(self.machines[me].disk.take(&name)),
             Output::MarkStopped { name, stopped } => {
@@ -434,6 +436,7 @@ impl World {
                     let journal = Bitfield::empty(pieces);
                     Copy { metainfo, journal, complete: false, mode, seed_time, stopped: false }
                 });
+                (copy.mode, copy.seed_time) = (mode, seed_time);
                 let found = if complete { Bitfield::full(pieces) } else { copy.journal.clone() };
                 self.answer_at(small, me, Input::Opened { image, result: Ok(found) });
             }
@@ -442,6 +445,7 @@ impl World {
                 let at = machine.disk.write(self.now, bytes);
                 self.answer_at(at, me, Input::Verified { image, piece, result: Ok(true) });
             }
+            Output::Remember { image, mode, seed_time } => machine.keep_wishes(image, mode, seed_time),
             Output::Finish { image } => self.answer_at(small, me, Input::Finished { image, result: Ok(()) }),
             Output::CloseImage { image } => machine.close(image),
             _ => {}

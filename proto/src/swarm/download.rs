@@ -249,7 +249,9 @@ impl Swarm {
         for p in 0..self.peers.len() {
             let peer = &self.peers[p];
             let Some(oldest) = peer.asked.front() else { continue };
-            let expected = peer.down.time_for(now, peer.asked_bytes, STALL_MAX / STALL_FACTOR) * STALL_FACTOR;
+            // Our own nodes serve in turns, so a pause says little; others are judged by how fast they were before it.
+            let then = if peer.is_ours() { now } else { peer.progress_at };
+            let expected = peer.down.time_for(then, peer.asked_bytes, STALL_MAX / STALL_FACTOR) * STALL_FACTOR;
             let patience = if peer.down.total() == 0 { STALL } else { expected.max(STALL) };
             if now.since(peer.progress_at.max(oldest.at)) > patience {
                 let overdue: Vec<Block> = peer.asked.iter().map(|a| a.block).collect();

@@ -21,6 +21,9 @@ const PIPELINE: Duration = Duration::from_millis(25);
 const PIPELINE_TOGETHER: Duration = Duration::from_millis(40);
 /// Before rates are known all peers together are asked for this much: enough for a gigabit link's first round trips.
 const PIPELINE_BYTES_TOGETHER_MIN: u64 = 2 * 1024 * 1024;
+/// The same for clients that are not ours. Some look at their requests only now and then: Transmission 3.00 twice a
+/// second, and then it answers all that it has, so less than two of its beats would hold it at a fixed rate.
+const PIPELINE_FOREIGN: Duration = Duration::from_secs(1);
 /// The same for clients that take 16 KiB at a time and often serve slowly.
 const PIPELINE_BYTES_MIN_FOREIGN: u64 = 512 * 1024;
 /// At most this much, so that one peer cannot hold all buffers.
@@ -176,20 +179,22 @@ impl Peer {
 
     /// Bytes that may still be asked of it now. `sources` peers send to us, `together` bytes a second.
     pub(super) fn room(&self, now: Time, sources: u64, together: u64) -> u64 {
-        if self.asked.len() >= self.reqq {
+        // Transmission 3.00 refuses the last of the 512 that it offers, and tells so ten seconds later.
+        let most = if self.is_ours() { self.reqq } else { (self.reqq - 1).max(1) };
+        if self.asked.len() >= most {
             return 0;
         }
-        let ahead = |rate: u64, time: Duration| rate / 1000 * time.as_millis() as u64;
-        let least = if self.is_ours() {
+        let ahead = |rate: u64, span: Duration| rate / 1000 * span.as_millis() as u64;
+        let (least, span) = if self.is_ours() {
             let share = ahead(together, PIPELINE_TOGETHER).max(PIPELINE_BYTES_TOGETHER_MIN) / sources.max(1);
-            share.max(u64::from(self.block_len))
+            (share.clamp(u64::from(self.block_len), PIPELINE_BYTES_MAX), PIPELINE)
         } else {
-            PIPELINE_BYTES_MIN_FOREIGN
+            (PIPELINE_BYTES_MIN_FOREIGN, PIPELINE_FOREIGN)
         };
         let target = if self.snubbed {
             u64::from(self.block_len)
         } else {
-            ahead(self.down.per_second(now), PIPELINE).clamp(least.min(PIPELINE_BYTES_MAX), PIPELINE_BYTES_MAX)
+            ahead(self.down.per_second(now), span).clamp(least, PIPELINE_BYTES_MAX)
         };
         target.saturating_sub(self.asked_bytes)
     }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
 
+use labmesh_proto::config::{Mode, SeedTime};
 use labmesh_proto::id::{ConnId, ImageIndex, InfoHash, NodeId, Time};
 use labmesh_proto::io::Input;
 use labmesh_proto::node::Node;
@@ -96,6 +97,13 @@ impl Machine {
 
     pub(super) fn open(&mut self, image: ImageIndex, hash: InfoHash) {
         self.images.insert(image, hash);
+    }
+
+    /// Its journal knows how the image is wanted now.
+    pub(super) fn keep_wishes(&mut self, image: ImageIndex, mode: Mode, seed_time: Option<SeedTime>) {
+        if let Some(copy) = self.images.get(&image).and_then(|hash| self.disk.copy_mut(*hash)) {
+            (copy.mode, copy.seed_time) = (mode, seed_time);
+        }
     }
 
     pub(super) fn close(&mut self, image: ImageIndex) {

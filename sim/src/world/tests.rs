@@ -72,6 +72,31 @@ proptest! {
     }
 }
 
+/// The journal keeps what the person said last: a machine that loses its power goes on in that mode.
+#[test]
+fn a_mode_changed_in_mid_transfer_outlives_a_power_cut() {
+    let room = "[lab]\nmachines = 2\nlink = \"100Mbit/s\"\nimage = \"256MiB\"\nends_at = \"8s\"";
+    let mut world = World::new(&scenario(room), 5, false);
+    world.run_to(8);
+    let wish = |world: &World| {
+        let status = world.machines[1].node.as_ref().unwrap().status(world.now);
+        let transfer = &status.transfers[0];
+        assert!(transfer.have < transfer.pieces, "the transfer is under way");
+        (transfer.mode, transfer.seed_left)
+    };
+    assert_eq!(wish(&world), (Mode::Peer, None));
+    let (mode, seed_time) = (Mode::Leecher, Some(SeedTime::For(Duration::from_secs(90))));
+    let command = Command::Mode { image: IMAGE.to_owned(), mode, seed_time };
+    world.feed(1, Input::Command { id: RequestId(u64::MAX), command }).unwrap();
+    world.plan(9.0, Fault::PowerCut(1));
+    world.plan(10.0, Fault::Start(1));
+    world.run_to(12);
+    assert_eq!(wish(&world).0, Mode::Leecher);
+    world.run_to(60);
+    let copies: Vec<_> = world.machines[1].disk.copies.values().collect();
+    assert!(copies[0].complete && copies[0].mode == mode && copies[0].seed_time == seed_time);
+}
+
 #[test]
 fn a_machine_that_was_alone_for_a_day_unseats_nobody() {
     const DAY: u64 = 86_400;
