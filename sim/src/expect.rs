@@ -63,7 +63,10 @@ fn late(scenario: &Scenario, world: &World) -> Vec<String> {
     if let (Some(last_of_first), Some(next)) = (time_of(true).max(), time_of(false).min())
         && next < last_of_first
     {
-        found.push(format!("one of {:?} was complete after {last_of_first:.3?}, another after {next:.3?}", expect.first));
+        found.push(format!(
+            "one of {:?} was complete after {last_of_first:.3?}, another after {next:.3?}",
+            expect.first
+        ));
     }
     let by_limit = expect.over_limit.map(|over| Duration::from_secs_f64(limit(scenario) * over));
     for within in expect.complete_within.map(|within| within.0).into_iter().chain(by_limit) {

@@ -192,17 +192,25 @@ mod tests {
     #[test]
     fn random_faults_are_over_in_time_and_depend_on_nothing_but_the_seed() {
         let until = Duration::from_secs(10);
-        let faults = Faults { kills: 5, mute: 3, partitions: 2, master_kills: 2, until: Some(Span(until)), ..Faults::default() };
+        let faults =
+            Faults { kills: 5, mute: 3, partitions: 2, master_kills: 2, until: Some(Span(until)), ..Faults::default() };
         let draw = |seed| plan(&faults, 7, &mut ChaCha8Rng::seed_from_u64(seed));
         assert_eq!(draw(1), draw(1));
         assert_ne!(draw(1), draw(2));
         assert!(draw(1).iter().all(|(at, _)| *at <= Time(0) + until));
-        assert!(plan(&Faults { until: Some(Span(until)), ..Faults::default() }, 7, &mut ChaCha8Rng::seed_from_u64(1)).is_empty());
+        assert!(
+            plan(&Faults { until: Some(Span(until)), ..Faults::default() }, 7, &mut ChaCha8Rng::seed_from_u64(1))
+                .is_empty()
+        );
     }
 
     #[test]
     fn an_accident_is_repeated_and_put_right() {
-        let kill = Accident { times: 2, every: Span(Duration::from_secs(4)), ..accident(What::Kill, Duration::from_secs(5), Duration::from_secs(1), vec![2], 10) };
+        let kill = Accident {
+            times: 2,
+            every: Span(Duration::from_secs(4)),
+            ..accident(What::Kill, Duration::from_secs(5), Duration::from_secs(1), vec![2], 10)
+        };
         let second = |s: u64| Time(s * 1_000_000_000);
         let (dies, comes) = (Fault::Kill(1), Fault::Start(1));
         let expected = [(second(5), dies.clone()), (second(6), comes.clone()), (second(9), dies), (second(10), comes)];

@@ -146,8 +146,7 @@ impl Network {
 
     /// Plugs in a machine with a cable that sends and receives so many bytes a second.
     pub fn add(&mut self, up: u64, down: u64) {
-        let server =
-            |rate: u64| Server { bytes_per_second: rate.max(1), turn: VecDeque::new(), serving: None };
+        let server = |rate: u64| Server { bytes_per_second: rate.max(1), turn: VecDeque::new(), serving: None };
         self.up.push(server(up));
         self.down.push(server(down));
         self.sent.push(0);

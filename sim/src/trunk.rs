@@ -95,7 +95,6 @@ impl Trunk {
     }
 }
 
-
 #[cfg(test)]
 mod tests {
     use labmesh_proto::id::Geometry;

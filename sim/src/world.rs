@@ -151,12 +151,9 @@ pub fn metainfo(number: usize, size: u64) -> Arc<Metainfo> {
     let piece_length = piece_length_for(size);
     let pieces = size.div_ceil(u64::from(piece_length)) as usize;
     let name = image_name(number);
-    let mut info = format!(
-        "d6:lengthi{size}e4:name{}:{name}12:piece lengthi{piece_length}e6:pieces{}:",
-        name.len(),
-        pieces * 20
-    )
-    .into_bytes();
+    let mut info =
+        format!("d6:lengthi{size}e4:name{}:{name}12:piece lengthi{piece_length}e6:pieces{}:", name.len(), pieces * 20)
+            .into_bytes();
     info.resize(info.len() + pieces * 20, 0x5a);
     info.push(b'e');
     Arc::new(Metainfo::from_info(info).expect("our own torrent is within the limits"))
@@ -485,7 +482,11 @@ impl World {
         match event {
             io::Event::Transfer { info_hash, state, .. } => self.transfer_changed(index, *info_hash, *state),
             io::Event::PeerRefused { .. } => self.refusals += 1,
-            _ => self.count_masters(),
+            io::Event::BecameMaster { .. }
+            | io::Event::BecameSolo
+            | io::Event::Following { .. }
+            | io::Event::LostMaster { .. } => self.count_masters(),
+            io::Event::MemberUp { .. } | io::Event::MemberDown { .. } | io::Event::Incompatible { .. } => {}
         }
     }
 

@@ -48,6 +48,8 @@ pub(super) struct Machine {
     pub(super) browsing: bool,
     pub(super) advertised: bool,
     images: BTreeMap<ImageIndex, InfoHash>,
+    /// What each slot was accepted for last, and whose it is; kept after its end, for what still waits to be handed over.
+    pub(super) accepted: Vec<Option<(ImageIndex, usize)>>,
     /// Peer connections by the slot it knows them by.
     pub(super) slots: Vec<Option<End>>,
     /// What came while it stood still.
@@ -126,6 +128,7 @@ impl Machine {
             browsing: false,
             advertised: false,
             images: BTreeMap::new(),
+            accepted: Vec::new(),
             slots: Vec::new(),
             mailbox: VecDeque::new(),
             asks_at: None,
@@ -145,6 +148,8 @@ impl Machine {
             Input::Finished { image, result: Ok(()) } => {
                 let hash = *self.images.get(image)?;
                 let copy = self.disk.copy_mut(hash)?;
+                // Synced and renamed: everything that was written is vouched for.
+                Disk::pieces(copy);
                 copy.complete = true;
                 return Some(hash);
             }
@@ -195,6 +200,7 @@ impl Machine {
         self.advertised = false;
         self.images.clear();
         self.tainted.clear();
+        self.accepted.clear();
         self.slots.clear();
         self.mailbox.clear();
     }

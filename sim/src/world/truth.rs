@@ -38,7 +38,8 @@ impl World {
 
     /// The same with the machine's number, which begins with 1.
     pub fn takers(&self) -> Vec<(usize, Option<Duration>)> {
-        let asked = self.machines.iter().enumerate().filter_map(|(m, machine)| Some((m + 1, machine.asks_at?, machine)));
+        let asked =
+            self.machines.iter().enumerate().filter_map(|(m, machine)| Some((m + 1, machine.asks_at?, machine)));
         asked.map(|(pc, asked, machine)| (pc, machine.complete_at().map(|at| at.since(asked)))).collect()
     }
 
@@ -115,13 +116,18 @@ impl World {
                 ));
             }
             let whole = |m: &usize| self.machines[*m].disk.copy(hash).is_some_and(|copy| copy.complete);
-            let holders: Vec<&str> =
+            let holders: BTreeSet<&str> =
                 statuses.iter().filter(|(m, _)| whole(m)).map(|(_, s)| s.name.as_str()).collect();
             let named = book.map_or(&[][..], |i| &i.holders);
             let away = |name: &str| !statuses.iter().any(|(_, s)| s.name == name);
-            let named: Vec<&str> = named.iter().map(String::as_str).filter(|name| !away(name)).collect();
+            let named: BTreeSet<&str> = named.iter().map(String::as_str).filter(|name| !away(name)).collect();
             if named != holders {
-                return Err(format!("{} takes {named:?} for holders, true are {holders:?}", master.name));
+                let wrong: Vec<_> = named.symmetric_difference(&holders).collect();
+                return Err(format!(
+                    "the catalogue of {} errs about who holds {}: {wrong:?}",
+                    master.name,
+                    image.name()
+                ));
             }
         }
         Ok(())
@@ -142,7 +148,11 @@ impl World {
                 let new = if machine.disk.copy(hash).is_none() { length } else { 0 };
                 let fits = machine.disk.unwritable(new).is_none();
                 if fits && !machine.got.contains_key(&hash) && self.is_up_for(m, hash) {
-                    return Err(format!("pc{:03} hangs: it misses lab{}.img, of which a holder is up", m + 1, number + 1));
+                    return Err(format!(
+                        "pc{:03} hangs: it misses lab{}.img, of which a holder is up",
+                        m + 1,
+                        number + 1
+                    ));
                 }
             }
         }
