@@ -304,7 +304,10 @@ impl Swarm {
     pub(super) fn retain_nodes(&mut self, keep: impl Fn(&Peer) -> bool) -> bool {
         let gone: Vec<NodeId> =
             self.nodes.iter().filter(|(_, slot)| !keep(self.peer(**slot))).map(|(node, _)| *node).collect();
-        gone.iter().fold(false, |any, node| self.node_leaves(node) || any)
+        for node in &gone {
+            self.node_leaves(node);
+        }
+        !gone.is_empty()
     }
 
     pub(super) fn has_nodes(&self) -> bool {
