@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::expect;
 use crate::scenario::Scenario;
 use crate::world::World;
 
@@ -41,7 +42,9 @@ pub fn run(scenario: &Scenario, seed: u64) -> Row {
 }
 
 /// Lets a world go to its end and says what came of it.
-pub fn measure(scenario: &Scenario, seed: u64, world: &mut World) -> Row {
+pub fn measure(_scenario: &Scenario, seed: u64, world: &mut World) -> Row {
+    // A storm's room is drawn.
+    let scenario = &world.scenario().clone();
     let begin = Instant::now();
     let mut failures: Vec<String> = world.run().err().into_iter().collect();
     let took = begin.elapsed();
@@ -54,14 +57,14 @@ pub fn measure(scenario: &Scenario, seed: u64, world: &mut World) -> Row {
     let source_copies = sent.first().map_or(0.0, |sent| *sent as f64 / size);
     let received = received.iter().sum::<u64>() as f64 / (size * times.len().max(1) as f64);
     if failures.is_empty() {
-        failures = shortcomings(scenario, world, makespan, source_copies);
+        failures = expect::shortcomings(scenario, world);
     }
     Row {
         seed,
         failures,
         makespan,
         median: times.get(times.len() / 2).copied().flatten(),
-        limit: limit(scenario, times.len()),
+        limit: expect::limit(scenario),
         source_copies,
         received,
         two_masters: world.checker.two_masters,
@@ -69,42 +72,6 @@ pub fn measure(scenario: &Scenario, seed: u64, world: &mut World) -> Row {
         trace: world.trace.hash(),
         took,
     }
-}
-
-/// What the scenario expected and did not get.
-fn shortcomings(scenario: &Scenario, world: &World, makespan: Option<Duration>, source_copies: f64) -> Vec<String> {
-    let mut found = Vec::new();
-    let expect = &scenario.expect;
-    if let Some(within) = expect.complete_within {
-        match makespan {
-            Some(makespan) if makespan <= within.0 => {}
-            Some(makespan) => found.push(format!("complete after {makespan:.1?}, expected within {:.1?}", within.0)),
-            None => {
-                let missing = world.finish_times().iter().filter(|t| t.is_none()).count();
-                found.push(format!("{missing} machines are not complete"));
-            }
-        }
-    }
-    if let Some(most) = expect.source_copies.filter(|most| source_copies > *most) {
-        found.push(format!("the source sent {source_copies:.2} copies, expected at most {most}"));
-    }
-    if let Some(most) = expect.seeding_at_end {
-        let seeding = world.seeding();
-        if seeding > most {
-            found.push(format!("{seeding} machines seed at the end, expected at most {most}"));
-        }
-    }
-    found
-}
-
-/// The fluid bound: no protocol is faster (Kumar and Ross 2006, with all links alike).
-fn limit(scenario: &Scenario, takers: usize) -> f64 {
-    if scenario.lab.image.0 == 0 || takers == 0 {
-        return 0.0;
-    }
-    let (size, link) = (scenario.lab.image.0 as f64, scenario.lab.link.0 as f64);
-    let (holders, takers) = (scenario.lab.holders as f64, takers as f64);
-    (size / link).max(takers * size / (link * (holders + takers)))
 }
 
 impl Row {
