@@ -29,12 +29,13 @@ use crate::faults::{Fault, below, plan};
 use crate::network::{End, Item, Network, Step};
 use crate::queue::Queue;
 use crate::scenario::Scenario;
-use crate::trace::{In, Out, Trace};
+use crate::trace::Trace;
 
 mod links;
 mod machine;
 mod mishaps;
 
+pub use self::machine::machine_at;
 use self::machine::{Machine, Power};
 
 const CONTROL_PORT: u16 = 6970;
@@ -141,7 +142,7 @@ pub fn metainfo(size: u64) -> Arc<Metainfo> {
 
 impl World {
     /// The room of a scenario at its first moment.
-    pub fn new(scenario: &Scenario, seed: u64, keep_trace: bool) -> Self {
+    pub fn new(scenario: &Scenario, seed: u64) -> Self {
         let mut world = Self {
             now: Time(0),
             queue: Queue::new(),
@@ -159,7 +160,7 @@ impl World {
             steps: Vec::new(),
             master_died: false,
             checker: Checker::default(),
-            trace: Trace::new(keep_trace),
+            trace: Trace::new(),
         };
         world.furnish();
         world
@@ -200,6 +201,7 @@ impl World {
         self.network.add(self.scenario.lab.link.0);
         self.control.add();
         self.checker.add(id);
+        self.trace.add(id);
         if let Some(at) = machine.asks_at {
             self.queue.push(at, Event::Ask(index));
         }
@@ -212,17 +214,35 @@ impl World {
     /// # Errors
     /// With the moment, the machine and what it must not have done.
     pub fn run(&mut self) -> Result<(), String> {
-        let end = Time(0) + self.scenario.lab.ends_at.0;
-        while let Some((at, event)) = self.queue.pop_until(end) {
+        self.run_until(self.ends_at())?;
+        self.checker.contest(self.now, false);
+        Ok(())
+    }
+
+    /// Lets everything happen until then: a part of [`Self::run`], which must follow.
+    ///
+    /// # Errors
+    /// As for [`Self::run`].
+    pub fn run_until(&mut self, until: Time) -> Result<(), String> {
+        while let Some((at, event)) = self.queue.pop_until(until) {
             self.now = at;
             self.happen(event).map_err(|what| format!("{:.6} s: {what}", at.as_secs_f64()))?;
             for (at, step) in self.steps.drain(..) {
                 self.queue.push(at, Event::Network(step));
             }
         }
-        self.now = end;
-        self.checker.contest(end, false);
+        self.now = until;
         Ok(())
+    }
+
+    /// The moment it has come to.
+    pub fn now(&self) -> Time {
+        self.now
+    }
+
+    /// When the scenario ends.
+    pub fn ends_at(&self) -> Time {
+        Time(0) + self.scenario.lab.ends_at.0
     }
 
     fn happen(&mut self, event: Event) -> Result<(), String> {
@@ -265,8 +285,7 @@ impl World {
     /// The machine of that address, if it listens on that port.
     fn at(&self, addr: SocketAddr, port: u16) -> Option<usize> {
         let IpAddr::V4(ip) = addr.ip() else { return None };
-        let [_, high, middle, low] = ip.octets();
-        let index = (usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low)).checked_sub(1)?;
+        let index = machine_at(ip)?;
         (index < self.machines.len() && addr.port() == port).then_some(index)
     }
 
@@ -291,7 +310,7 @@ impl World {
             }
             Power::Killed | Power::Off => return Ok(()),
         }
-        self.trace.note(self.now, index, format_args!("{}", In(&input)));
+        self.trace.input(self.now, index, &input);
         self.checker.input(index, &input);
         if let Input::Block { range, .. } = &input {
             let geometry = self.metainfo.as_ref().map(|m| m.geometry());
@@ -325,7 +344,7 @@ impl World {
                 if machine.timeouts_now > TIMEOUTS_AT_ONCE {
                     return Err(format!("pc{:03}: the timer {why:?} does not advance", index + 1));
                 }
-                self.trace.note(self.now, index, format_args!("< timer {why}"));
+                self.trace.timer(self.now, index, why);
                 node.handle_timeout(self.now);
                 self.attend(index)
             }
@@ -339,7 +358,7 @@ impl World {
     /// Carries out every output, then arms the timer.
     fn attend(&mut self, index: usize) -> Result<(), String> {
         while let Some(output) = self.machines[index].node.as_mut().and_then(Node::poll_output) {
-            self.trace.note(self.now, index, format_args!("{}", Out(&output)));
+            self.trace.output(self.now, index, &output);
             self.checker.output(index, &output).map_err(|what| format!("pc{:03} {what}", index + 1))?;
             if matches!(output, Output::Event(_)) {
                 self.count_masters();

@@ -10,6 +10,9 @@ use labmesh_proto::node::Node;
 use crate::disk::Disk;
 use crate::network::End;
 
+/// Every machine's address is in 10.0.0.0/8: its number is the rest.
+const NET: u8 = 10;
+
 /// Whether its program runs, and what others notice of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Power {
@@ -21,6 +24,18 @@ pub(super) enum Power {
     Off,
     /// The program stands still; the kernel takes what comes.
     Suspended,
+}
+
+impl Power {
+    /// For people.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::On => "on",
+            Self::Killed => "killed",
+            Self::Off => "power cut",
+            Self::Suspended => "suspended",
+        }
+    }
 }
 
 /// A machine of the room.
@@ -51,12 +66,19 @@ pub(super) struct Machine {
     pub(super) complete_at: Option<Time>,
 }
 
+/// Which machine has that address, however many there are.
+pub fn machine_at(ip: Ipv4Addr) -> Option<usize> {
+    let [net, high, middle, low] = ip.octets();
+    let index = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
+    if net == NET { index.checked_sub(1) } else { None }
+}
+
 impl Machine {
     pub(super) fn new(id: NodeId, index: usize, disk: Disk) -> Self {
         let [.., high, middle, low] = (index as u32 + 1).to_be_bytes();
         Self {
             id,
-            addr: IpAddr::V4(Ipv4Addr::new(10, high, middle, low)),
+            addr: IpAddr::V4(Ipv4Addr::new(NET, high, middle, low)),
             node: None,
             power: Power::Off,
             life: 0,

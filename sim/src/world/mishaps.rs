@@ -27,15 +27,26 @@ impl World {
             Fault::Start(m) => return self.start(m),
             Fault::Suspend(m) => {
                 if self.machines[m].power == Power::On {
-                    self.trace.note(self.now, m, format_args!("! suspended"));
+                    self.trace.note(self.now, m, format_args!("suspended"));
                     self.machines[m].power = Power::Suspended;
                 }
             }
             Fault::Resume(m) => return self.resume(m),
-            Fault::Deaf(m, deaf) => self.machines[m].deaf = deaf,
-            Fault::Cut(sides) => self.sides = sides,
+            Fault::Deaf(m, deaf) => {
+                if std::mem::replace(&mut self.machines[m].deaf, deaf) != deaf {
+                    let word = if deaf { "deaf for datagrams" } else { "hears datagrams again" };
+                    self.trace.note(self.now, m, format_args!("{word}"));
+                }
+            }
+            Fault::Cut(sides) => {
+                self.trace.room(self.now, format_args!("cut in two, by machine {sides:?}"));
+                self.sides = sides;
+            }
             Fault::Heal => self.heal(),
-            Fault::Loss(permille) => self.loss = permille,
+            Fault::Loss(permille) => {
+                self.trace.room(self.now, format_args!("of 1000 datagrams {permille} are lost"));
+                self.loss = permille;
+            }
         }
         self.count_masters();
         Ok(())
@@ -46,7 +57,7 @@ impl World {
         if self.machines[m].node.is_none() {
             return;
         }
-        self.trace.note(self.now, m, format_args!("! {power:?}"));
+        self.trace.ended(self.now, m, format_args!("{}", power.word()));
         let ends: Vec<End> = self.machines[m].slots.iter().copied().flatten().collect();
         self.machines[m].end_life(power);
         self.checker.ended(m);
@@ -73,7 +84,7 @@ impl World {
         machine.life += 1;
         machine.power = Power::On;
         machine.node = Some(Node::new(self.now, config, machine.disk.term));
-        self.trace.note(self.now, m, format_args!("! started, term {}", machine.disk.term));
+        self.trace.started(self.now, m, machine.disk.term);
         for ((name, _), copy) in &machine.disk.copies {
             let (name, metainfo) = (name.clone(), Arc::clone(&copy.metainfo));
             let (mode, seed_time, stopped) = (copy.mode, copy.seed_time, copy.stopped);
@@ -118,7 +129,7 @@ impl World {
         if self.machines[m].power != Power::Suspended {
             return Ok(());
         }
-        self.trace.note(self.now, m, format_args!("! goes on"));
+        self.trace.note(self.now, m, format_args!("goes on"));
         self.machines[m].power = Power::On;
         let life = self.machines[m].life;
         self.timer(m, life)?;
@@ -132,6 +143,7 @@ impl World {
         if self.sides.iter().all(|side| *side == self.sides[0]) {
             return;
         }
+        self.trace.room(self.now, format_args!("one again"));
         self.sides.fill(0);
         self.later(RETRANSMISSION, Event::ReleaseWords);
         let ends: Vec<End> = self.frozen.iter().map(|&(conn, side)| End { conn, side }).collect();

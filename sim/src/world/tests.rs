@@ -41,7 +41,7 @@ fn one_seed_gives_one_trace() {
          [faults]\nkills = 2\nsuspensions = 1\npartitions = 1\nlost_datagrams_permille = 100\nuntil = \"10s\"",
     );
     let trace = |seed| {
-        let mut world = World::new(&room, seed, false);
+        let mut world = World::new(&room, seed);
         // A seed that fails must fail twice in the same way.
         let end = world.run();
         (world.trace.hash(), world.events(), world.finish_times(), end)
@@ -66,7 +66,7 @@ proptest! {
         room.faults =
             Faults { kills, power_cuts, suspensions, deaf, partitions, lost_datagrams_permille, until, ..Faults::default() };
         room.expect.one_master_within = crate::scenario::Span(Duration::from_millis(3500));
-        let mut world = World::new(&room, seed, false);
+        let mut world = World::new(&room, seed);
         prop_assert_eq!(world.run(), Ok(()));
         prop_assert!(world.checker.two_masters < Duration::from_secs(20));
     }
@@ -75,7 +75,7 @@ proptest! {
 #[test]
 fn a_machine_that_was_alone_for_a_day_unseats_nobody() {
     const DAY: u64 = 86_400;
-    let mut world = World::new(&quiet(3, 10), 1, false);
+    let mut world = World::new(&quiet(3, 10), 1);
     world.run_to(10);
     let (master, term) = world.master();
     let lonely = (master + 1) % 3;
@@ -90,7 +90,7 @@ fn a_machine_that_was_alone_for_a_day_unseats_nobody() {
 
 #[test]
 fn a_suspended_master_comes_back_as_a_follower() {
-    let mut world = World::new(&quiet(6, 10), 2, false);
+    let mut world = World::new(&quiet(6, 10), 2);
     world.run_to(10);
     let (master, term) = world.master();
     world.plan(10.5, Fault::Suspend(master));
@@ -105,7 +105,7 @@ fn a_suspended_master_comes_back_as_a_follower() {
 
 #[test]
 fn a_deaf_follower_unseats_nobody() {
-    let mut world = World::new(&quiet(6, 10), 3, false);
+    let mut world = World::new(&quiet(6, 10), 3);
     world.run_to(10);
     let seated = world.master();
     world.plan(10.5, Fault::Deaf((seated.0 + 1) % 6, true));
@@ -117,7 +117,7 @@ fn a_deaf_follower_unseats_nobody() {
 /// TCP delivers after the heal what was said during the cut, in order and however old: it renews no lease.
 #[test]
 fn old_news_after_a_heal_unseats_nobody() {
-    let mut world = World::new(&quiet(7, 10), 4, false);
+    let mut world = World::new(&quiet(7, 10), 4);
     world.run_to(10);
     let (master, _) = world.master();
     // The master alone on one side: the others elect, and win by their number.
