@@ -138,7 +138,7 @@ mod tests {
         let scenario = Scenario::parse(text).unwrap();
         let mut world = World::new(&scenario, 1);
         world.trace.record();
-        let row = Row { scenario: "small".to_owned(), ..measure(&scenario, 1, &mut world, |_| true) };
+        let row = Row { scenario: "small".to_owned(), ..measure(1, &mut world, |_| true) };
         let failed = Row { failures: vec!["a <bad> end".to_owned()], ..row.clone() };
         let recording = world.trace.end_record().unwrap();
         let page = page(&[row.clone(), failed], &[Picture { scenario: &scenario, row: &row, recording: &recording }]);

@@ -52,8 +52,8 @@ pub struct Job<'a> {
 pub struct Outcome {
     /// Its measures.
     pub row: Row,
-    /// If it was asked for.
-    pub recording: Option<Recorder>,
+    /// The room, which may have been drawn, and what happened in it; if it was asked for.
+    pub recording: Option<(Scenario, Recorder)>,
 }
 
 /// Who hears of the runs.
@@ -172,9 +172,9 @@ fn run_one(job: &Job<'_>, far: &dyn Fn(f64)) -> Outcome {
     }
     IN_A_RUN.set(true);
     let measured = panic::catch_unwind(AssertUnwindSafe(|| {
-        measure(scenario, job.seed, &mut world, |world| {
+        measure(job.seed, &mut world, |world| {
             // Only an end is the whole.
-            far(progress(scenario, world).clamp(0.0, 0.999));
+            far(progress(world).clamp(0.0, 0.999));
             true
         })
     }));
@@ -183,7 +183,8 @@ fn run_one(job: &Job<'_>, far: &dyn Fn(f64)) -> Outcome {
         let failures = vec![format!("{:.6} s: {}", world.now().as_secs_f64(), LAST_PANIC.take())];
         Row { seed: job.seed, failures, ended_at_s: Some(world.now().as_secs_f64()), ..Row::default() }
     });
-    Outcome { row: Row { scenario: job.file.name.clone(), ..row }, recording: world.trace.end_record() }
+    let recording = world.trace.end_record().map(|recorder| (world.scenario().clone(), recorder));
+    Outcome { row: Row { scenario: job.file.name.clone(), ..row }, recording }
 }
 
 thread_local! {

@@ -10,14 +10,17 @@ pub mod scenario;
 
 pub mod faults;
 pub mod queue;
+pub mod storm;
 
 pub mod control;
 pub mod disk;
 pub mod network;
+pub mod trunk;
 
 pub mod world;
 
 pub mod check;
+pub mod expect;
 mod lines;
 pub mod record;
 pub mod trace;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use crate::expect;
 use crate::scenario::Scenario;
 use crate::table::{Column, Table};
 use crate::world::World;
@@ -50,12 +51,14 @@ pub struct Row {
 
 /// Runs a scenario once.
 pub fn run(scenario: &Scenario, seed: u64) -> Row {
-    measure(scenario, seed, &mut World::new(scenario, seed), |_| true)
+    measure(seed, &mut World::new(scenario, seed), |_| true)
 }
 
 /// Lets a world go to its end and says what came of it. `watch` is called every tenth of a virtual second; `false`
 /// stops the world there, without a judgement of what is expected in the end.
-pub fn measure(scenario: &Scenario, seed: u64, world: &mut World, mut watch: impl FnMut(&World) -> bool) -> Row {
+pub fn measure(seed: u64, world: &mut World, mut watch: impl FnMut(&World) -> bool) -> Row {
+    // A storm's room is drawn.
+    let scenario = &world.scenario().clone();
     let begin = Instant::now();
     let mut result = Ok(());
     let mut goes_on = true;
@@ -71,7 +74,7 @@ pub fn measure(scenario: &Scenario, seed: u64, world: &mut World, mut watch: imp
     let mut row = row(scenario, seed, world);
     row.failures = match result {
         Err(what) => vec![what],
-        Ok(()) if goes_on => shortcomings(scenario, world, row.makespan_s, row.source_copies),
+        Ok(()) if goes_on => expect::shortcomings(scenario, world),
         Ok(()) => Vec::new(),
     };
     Row { took, ended_at_s, ..row }
@@ -79,7 +82,7 @@ pub fn measure(scenario: &Scenario, seed: u64, world: &mut World, mut watch: imp
 
 /// What can be measured of a world that has come to its end.
 fn row(scenario: &Scenario, seed: u64, world: &World) -> Row {
-    let mut times = world.finish_times();
+    let mut times: Vec<_> = world.takers().into_iter().map(|(_, time)| time).collect();
     times.sort();
     let whole = times.iter().all(Option::is_some);
     let (sent, received) = world.traffic();
@@ -91,7 +94,7 @@ fn row(scenario: &Scenario, seed: u64, world: &World) -> Row {
         failures: Vec::new(),
         makespan_s: seconds(times.last()).filter(|_| whole),
         median_s: seconds(times.get(times.len() / 2)),
-        limit_s: limit(scenario, times.len()),
+        limit_s: expect::limit(scenario),
         source_copies: sent.first().map_or(0.0, |sent| *sent as f64 / size),
         received: received.iter().sum::<u64>() as f64 / (size * times.len().max(1) as f64),
         two_masters_s: world.checker.two_masters.as_secs_f64(),
@@ -103,47 +106,12 @@ fn row(scenario: &Scenario, seed: u64, world: &World) -> Row {
 }
 
 /// How far a run has come, from 0 to 1: by the bytes that arrived, or by the time if that is further.
-pub fn progress(scenario: &Scenario, world: &World) -> f64 {
+pub fn progress(world: &World) -> f64 {
+    let lab = &world.scenario().lab;
     let time = world.now().as_secs_f64() / world.ends_at().as_secs_f64();
-    let needed = scenario.lab.image.0 as f64 * world.finish_times().len() as f64;
+    let needed = lab.image.0 as f64 * (lab.images * world.takers().len()) as f64;
     let arrived = world.traffic().1.iter().sum::<u64>() as f64;
     if needed > 0.0 { time.max(arrived / needed).min(1.0) } else { time }
-}
-
-/// What the scenario expected and did not get.
-fn shortcomings(scenario: &Scenario, world: &World, makespan_s: Option<f64>, source_copies: f64) -> Vec<String> {
-    let mut found = Vec::new();
-    let expect = &scenario.expect;
-    if let Some(within) = expect.complete_within {
-        match makespan_s {
-            Some(makespan) if makespan <= within.0.as_secs_f64() => {}
-            Some(makespan) => found.push(format!("complete after {makespan:.1} s, expected within {:.1?}", within.0)),
-            None => {
-                let missing = world.finish_times().iter().filter(|t| t.is_none()).count();
-                found.push(format!("{missing} machines are not complete"));
-            }
-        }
-    }
-    if let Some(most) = expect.source_copies.filter(|most| source_copies > *most) {
-        found.push(format!("the source sent {source_copies:.2} copies, expected at most {most}"));
-    }
-    if let Some(most) = expect.seeding_at_end {
-        let seeding = world.seeding();
-        if seeding > most {
-            found.push(format!("{seeding} machines seed at the end, expected at most {most}"));
-        }
-    }
-    found
-}
-
-/// The fluid bound: no protocol is faster (Kumar and Ross 2006, with all links alike).
-fn limit(scenario: &Scenario, takers: usize) -> f64 {
-    if scenario.lab.image.0 == 0 || takers == 0 {
-        return 0.0;
-    }
-    let (size, link) = (scenario.lab.image.0 as f64, scenario.lab.link.0 as f64);
-    let (holders, takers) = (scenario.lab.holders as f64, takers as f64);
-    (size / link).max(takers * size / (link * (holders + takers)))
 }
 
 impl Row {

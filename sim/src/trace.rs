@@ -173,7 +173,7 @@ impl Trace {
         }
     }
 
-    /// Something happened to a machine.
+    /// Something happened to a machine, or to the [`ROOM`].
     pub fn note(&mut self, now: Time, machine: usize, what: fmt::Arguments<'_>) {
         self.hash.head(now, machine, 4);
         self.hash.text(what);
@@ -183,11 +183,6 @@ impl Trace {
         if let Some(show) = &mut self.show {
             show.line(now, machine, '!', Kind::Faults, |_| what.to_string());
         }
-    }
-
-    /// Something happened to the room as a whole.
-    pub fn room(&mut self, now: Time, what: fmt::Arguments<'_>) {
-        self.note(now, ROOM, what);
     }
 
     /// Its program started.

@@ -41,11 +41,12 @@ pub(crate) struct Arguments {
 
 pub(crate) fn replay(arguments: &Arguments) -> anyhow::Result<bool> {
     let file = load_file(&arguments.scenario)?;
-    let machines = file.scenario.machines();
+    let mut world = World::new(&file.scenario, arguments.seed);
+    // A storm's room is drawn from the seed.
+    let machines = world.scenario().machines();
     if let Some(strange) = arguments.node.iter().find(|machine| **machine >= machines) {
         ensure!(false, "there is no pc{:03}: {} has pc001 to pc{machines:03}", strange + 1, file.name);
     }
-    let mut world = World::new(&file.scenario, arguments.seed);
     let until = arguments.until.map_or(world.ends_at(), |until| (Time(0) + until).min(world.ends_at()));
     if arguments.trace {
         let filter = Filter {
@@ -59,9 +60,9 @@ pub(crate) fn replay(arguments: &Arguments) -> anyhow::Result<bool> {
     let bar = Bar::new();
     let barred = !arguments.trace || !io::stdout().is_terminal();
     let mut cut = false;
-    let mut row = measure(&file.scenario, arguments.seed, &mut world, |world| {
+    let mut row = measure(arguments.seed, &mut world, |world| {
         if barred {
-            bar.set(progress(&file.scenario, world), &format!("{:.1} s", world.now().as_secs_f64()));
+            bar.set(progress(world), &format!("{:.1} s", world.now().as_secs_f64()));
         }
         cut = world.now() >= until && until < world.ends_at();
         !cut && !world.trace.has_failed()

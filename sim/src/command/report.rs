@@ -57,12 +57,12 @@ fn draw(arguments: &Arguments, files: &[ScenarioFile]) -> anyhow::Result<String>
     run_all(&jobs, super::threads(arguments.jobs), None, &mut listener)?;
     listener.bar.clear();
     let rows: Vec<_> = listener.outcomes.iter().map(|outcome| outcome.row.clone()).collect();
-    let pictures: Vec<Picture<'_>> = jobs
+    let pictures: Vec<Picture<'_>> = listener
+        .outcomes
         .iter()
-        .zip(&listener.outcomes)
-        .filter_map(|(job, outcome)| {
-            let recording = outcome.recording.as_ref()?;
-            Some(Picture { scenario: &job.file.scenario, row: &outcome.row, recording })
+        .filter_map(|outcome| {
+            let (scenario, recording) = outcome.recording.as_ref()?;
+            Some(Picture { scenario, row: &outcome.row, recording })
         })
         .collect();
     Ok(html::page(&rows, &pictures))

@@ -40,7 +40,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     let mut files = load(&arguments.scenarios)?;
     if arguments.random {
-        files.retain(|file| file.scenario.faults.is_random());
+        files.retain(|file| file.scenario.storm || file.scenario.faults.is_random());
         ensure!(!files.is_empty(), "none of these scenarios draws its faults from the seed");
     }
     let seeds = |file| super::seeds(arguments.seeds, file);

@@ -1,5 +1,6 @@
 //! Whole rooms: that one seed is one trace, and what elections must stand.
 
+use labmesh_proto::node::Role;
 use proptest::prelude::*;
 
 use super::*;
