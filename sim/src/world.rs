@@ -498,7 +498,11 @@ impl World {
         match event {
             io::Event::Transfer { info_hash, state, .. } => self.transfer_changed(index, *info_hash, *state),
             io::Event::PeerRefused { .. } => self.refusals += 1,
-            _ => self.count_masters(),
+            io::Event::BecameMaster { .. }
+            | io::Event::BecameSolo
+            | io::Event::Following { .. }
+            | io::Event::LostMaster { .. } => self.count_masters(),
+            io::Event::MemberUp { .. } | io::Event::MemberDown { .. } | io::Event::Incompatible { .. } => {}
         }
     }
 

@@ -456,6 +456,19 @@ fn silent_clients_leave_and_those_that_announce_do_not() {
 }
 
 #[test]
+fn a_node_whose_goodbye_was_lost_leaves_the_book_after_a_while() {
+    let mut desk = Desk::new();
+    desk.announce(1, left(0));
+    desk.announce(2, left(9));
+    desk.check_counts(1, 1, 0);
+    for _ in 0..4 {
+        desk.advance(Duration::from_secs(30));
+        desk.announce(1, left(0));
+    }
+    desk.check_counts(1, 0, 0);
+}
+
+#[test]
 fn stopped_clients_leave_at_once_and_are_told_nobody() {
     let mut desk = Desk::new();
     desk.announce(1, left(0));

@@ -167,6 +167,11 @@ impl World {
     pub(super) fn accept(&mut self, me: usize, conn: ConnId, image: ImageIndex, handshake: Handshake) {
         let Some(end) = self.machines[me].end_of(conn) else { return };
         self.network.half(end).image = Some(image);
+        let other = self.network.half(end.other()).machine;
+        let accepted = &mut self.machines[me].accepted;
+        let length = accepted.len().max(conn.0 as usize + 1);
+        accepted.resize(length, None);
+        accepted[conn.0 as usize] = Some((image, other));
         // Only the one that was dialled answers: the dialler's handshake opened the connection.
         if end.side == 1 {
             self.network.send(self.now, end, Item::Accept(handshake), &mut self.steps);
@@ -329,11 +334,11 @@ impl World {
 
     /// What the world knows of a block that is about to be handed over: which it is, and whether it is good.
     pub(super) fn look_at_block(&mut self, machine: usize, conn: ConnId, range: Range) {
-        let Some(end) = self.machines[machine].end_of(conn) else { return };
-        let sender = self.network.half(end.other()).machine;
+        let accepted = self.machines[machine].accepted.get(conn.0 as usize).copied().flatten();
+        let Some((image, sender)) = accepted else { return };
         self.machines[machine].bad_block = self.is_lost(self.machines[sender].poison_permille);
-        let image = self.network.half(end).image.and_then(|image| self.machines[machine].content(image));
-        let metainfo = self.images.iter().find(|metainfo| Some(metainfo.info_hash()) == image);
+        let hash = self.machines[machine].content(image);
+        let metainfo = self.images.iter().find(|metainfo| Some(metainfo.info_hash()) == hash);
         let geometry = metainfo.map(|metainfo| metainfo.geometry());
         if let Some(block) = geometry.and_then(|g| g.block(range.piece, range.offset, range.len)) {
             self.checker.delivering(machine, block);

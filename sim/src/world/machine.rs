@@ -63,6 +63,8 @@ pub(super) struct Machine {
     pub(super) browsing: bool,
     pub(super) advertised: bool,
     images: BTreeMap<ImageIndex, InfoHash>,
+    /// What each slot was accepted for last, and whose it is; kept after its end, for what still waits to be handed over.
+    pub(super) accepted: Vec<Option<(ImageIndex, usize)>>,
     /// Peer connections by the slot it knows them by.
     pub(super) slots: Vec<Option<End>>,
     /// What came while it stood still.
@@ -148,6 +150,7 @@ impl Machine {
             browsing: false,
             advertised: false,
             images: BTreeMap::new(),
+            accepted: Vec::new(),
             slots: Vec::new(),
             mailbox: VecDeque::new(),
             asks_at: None,
@@ -167,6 +170,8 @@ impl Machine {
             Input::Finished { image, result: Ok(()) } => {
                 let hash = *self.images.get(image)?;
                 let copy = self.disk.copy_mut(hash)?;
+                // Synced and renamed: everything that was written is vouched for.
+                Disk::pieces(copy);
                 copy.complete = true;
                 return Some(hash);
             }
@@ -217,6 +222,7 @@ impl Machine {
         self.advertised = false;
         self.images.clear();
         self.tainted.clear();
+        self.accepted.clear();
         self.slots.clear();
         self.mailbox.clear();
     }

@@ -41,10 +41,12 @@ impl World {
     fn needs_care(&self, index: usize, number: usize, wants: bool) -> bool {
         let machine = &self.machines[index];
         let hash = self.images[number].info_hash();
+        if wants && !machine.got.contains_key(&hash) {
+            return true;
+        }
         let local = self.now + machine.ahead;
         let transfers = machine.node.as_ref().map_or_else(Vec::new, |node| node.status(local).transfers);
-        let failed = transfers.iter().any(|t| t.info_hash == hash && t.state == TransferState::Failed);
-        failed || (wants && !machine.got.contains_key(&hash))
+        transfers.iter().any(|t| t.info_hash == hash && t.state == TransferState::Failed)
     }
 
     pub(super) fn replied(&mut self, me: usize, id: RequestId, reply: &Reply) {

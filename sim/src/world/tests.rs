@@ -3,6 +3,8 @@
 use labmesh_proto::node::Role;
 use proptest::prelude::*;
 
+use labmesh_proto::node::Role;
+
 use super::*;
 use crate::scenario::Faults;
 
@@ -129,4 +131,38 @@ fn old_news_after_a_heal_unseats_nobody() {
     assert_ne!(new, master);
     world.run_to(60);
     assert_eq!(world.master(), (new, term));
+}
+
+/// What a storm found, kept: its seed, and what went wrong in it.
+#[track_caller]
+fn storm(seed: u64) {
+    let room = scenario(
+        "storm = true\n[lab]\nmachines = 4\nlink = \"1Gbit/s\"\nends_at = \"2min\"\n[expect]\none_master_within = \"5s\"",
+    );
+    let mut world = World::new(&room, seed, false);
+    let end = world.run();
+    assert_eq!(end, Ok(()));
+    let drawn = world.scenario().clone();
+    assert_eq!(crate::expect::shortcomings(&drawn, &mut world), Vec::<String>::new());
+}
+
+/// A node's word that it leaves the swarm was lost: it stayed in the tracker's book for ever as one who misses pieces.
+#[test]
+fn who_leaves_unheard_leaves_the_book_in_the_end() {
+    storm(3);
+}
+
+/// A node that starts asked a holder for the torrent before any connection with it stood, and waited in vain.
+#[test]
+fn a_get_at_the_start_of_a_machine_does_not_wait_for_who_was_not_asked() {
+    let mut world = World::new(
+        &scenario(
+            "[lab]\nmachines = 10\nlink = \"1Gbit/s\"\nimage = \"16MiB\"\nends_at = \"20s\"\n[[join]]\nmachines = 1\nat = \"8s\"",
+        ),
+        1,
+        false,
+    );
+    world.run().unwrap();
+    let late = world.takers().last().and_then(|(_, time)| *time);
+    assert!(late.is_some_and(|time| time < Duration::from_secs(1)), "{late:?}");
 }

@@ -116,12 +116,18 @@ impl World {
                 ));
             }
             let whole = |m: &usize| self.machines[*m].disk.copy(hash).is_some_and(|copy| copy.complete);
-            let holders: Vec<&str> = statuses.iter().filter(|(m, _)| whole(m)).map(|(_, s)| s.name.as_str()).collect();
+            let holders: BTreeSet<&str> =
+                statuses.iter().filter(|(m, _)| whole(m)).map(|(_, s)| s.name.as_str()).collect();
             let named = book.map_or(&[][..], |i| &i.holders);
             let away = |name: &str| !statuses.iter().any(|(_, s)| s.name == name);
-            let named: Vec<&str> = named.iter().map(String::as_str).filter(|name| !away(name)).collect();
+            let named: BTreeSet<&str> = named.iter().map(String::as_str).filter(|name| !away(name)).collect();
             if named != holders {
-                return Err(format!("{} takes {named:?} for holders, true are {holders:?}", master.name));
+                let wrong: Vec<_> = named.symmetric_difference(&holders).collect();
+                return Err(format!(
+                    "the catalogue of {} errs about who holds {}: {wrong:?}",
+                    master.name,
+                    image.name()
+                ));
             }
         }
         Ok(())
