@@ -11,6 +11,9 @@ pub(crate) mod replay;
 pub(crate) mod report;
 pub(crate) mod run;
 
+/// Of each scenario at once: years of runs, and not yet much memory.
+const SEEDS_MAX: u64 = 1_000_000;
+
 /// `20` is 1 to 20, `100-199` is what it says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Seeds {
@@ -22,11 +25,15 @@ impl FromStr for Seeds {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
         let bad = |_| format!("expected a number of seeds such as 20, or a range such as 100-199, not {text:?}");
-        let (first, last) = match text.split_once('-') {
+        let (first, last): (u64, u64) = match text.split_once('-') {
             Some((first, last)) => (first.parse().map_err(bad)?, last.parse().map_err(bad)?),
             None => (1, text.parse().map_err(bad)?),
         };
-        if first <= last { Ok(Self { first, last }) } else { Err("expected at least one seed".to_owned()) }
+        match last.checked_sub(first) {
+            None => Err("expected at least one seed".to_owned()),
+            Some(more) if more >= SEEDS_MAX => Err(format!("expected at most {SEEDS_MAX} seeds")),
+            Some(_) => Ok(Self { first, last }),
+        }
     }
 }
 
@@ -63,7 +70,7 @@ mod tests {
     fn what_people_type_is_read_or_refused() {
         assert_eq!("20".parse(), Ok(Seeds { first: 1, last: 20 }));
         assert_eq!("100-199".parse(), Ok(Seeds { first: 100, last: 199 }));
-        for bad in ["0", "9-3", "x", "-1", "1-", "", "99999999999999999999"] {
+        for bad in ["0", "9-3", "x", "-1", "1-", "", "1-1000001", "99999999999999999999"] {
             assert!(bad.parse::<Seeds>().is_err(), "{bad}");
         }
         assert_eq!(moment("5.25s"), Ok(Duration::from_millis(5250)));

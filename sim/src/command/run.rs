@@ -29,7 +29,8 @@ pub(crate) struct Arguments {
     /// How many runs at once; one for each processor if it is not said.
     #[arg(long, value_name = "N")]
     jobs: Option<NonZeroUsize>,
-    /// Begin no further run after this time, such as 30min.
+    /// Begin no further run after this time, such as 30min. Then scenarios take turns, seed by seed, and only what
+    /// failed is printed before the summary.
     #[arg(long = "for", value_name = "TIME", value_parser = super::moment)]
     at_most: Option<Duration>,
     /// Only scenarios whose faults are drawn from the seed.
@@ -43,17 +44,22 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<bool> {
         files.retain(|file| file.scenario.storm || file.scenario.faults.is_random());
         ensure!(!files.is_empty(), "none of these scenarios draws its faults from the seed");
     }
-    let seeds = |file| super::seeds(arguments.seeds, file);
-    let jobs: Vec<Job<'_>> = files
+    let turns = |file| super::seeds(arguments.seeds, file).into_iter().enumerate();
+    let mut jobs: Vec<(usize, Job<'_>)> = files
         .iter()
-        .flat_map(|file| seeds(file).into_iter().map(move |seed| Job { file, seed, record: false }))
+        .flat_map(|file| turns(file).map(move |(turn, seed)| (turn, Job { file, seed, record: false })))
         .collect();
+    if arguments.at_most.is_some() {
+        jobs.sort_by_key(|(turn, _)| *turn);
+    }
+    let jobs: Vec<Job<'_>> = jobs.into_iter().map(|(_, job)| job).collect();
     ensure!(!jobs.is_empty(), "expected at least one seed: `seeds` of the scenario is empty");
     let (begin, threads) = (Instant::now(), super::threads(arguments.jobs));
     let deadline = arguments.at_most.map(|most| begin + most);
     let mut listener = Printer {
         jobs: &jobs,
         json: arguments.json,
+        rowwise: !arguments.json && arguments.at_most.is_none(),
         bar: Bar::new(),
         table: Row::table().fit(width()),
         rows: Vec::new(),
@@ -78,6 +84,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<bool> {
 struct Printer<'a> {
     jobs: &'a [Job<'a>],
     json: bool,
+    /// Every row, under the heading of its scenario.
+    rowwise: bool,
     bar: Bar,
     table: Table,
     rows: Vec<Row>,
@@ -87,14 +95,14 @@ impl Listener for Printer<'_> {
     fn ended(&mut self, index: usize, outcome: Outcome) -> io::Result<()> {
         let (job, row) = (&self.jobs[index], outcome.row);
         let mut text = String::new();
-        if !self.json {
+        if self.rowwise {
             let first = index == 0 || self.jobs[index - 1].file.name != job.file.name;
             if first {
                 text += &heading(job.file, index > 0, &self.table);
             }
             text += &self.table.line(&row.cells());
         }
-        text += &failures(&row, job);
+        text += &failures(&row, job, !text.is_empty());
         self.rows.push(row);
         if text.is_empty() { Ok(()) } else { self.bar.hidden_while(|| people(self.json, &text)) }
     }
@@ -115,20 +123,18 @@ fn heading(file: &ScenarioFile, gap: bool, table: &Table) -> String {
     format!("{gap}{}: {}\n{}\n", file.path.display(), file.scenario.about, table.head())
 }
 
-/// What was wrong, and how to see it again.
-fn failures(row: &Row, job: &Job<'_>) -> String {
+/// What was wrong, and how to see it again; `below` the row itself.
+fn failures(row: &Row, job: &Job<'_>, below: bool) -> String {
     if row.failures.is_empty() {
         return String::new();
     }
-    let name = &job.file.name;
-    let failures: String =
-        row.failures.iter().map(|what| format!("\nFAILED {name} seed {}: {what}", row.seed)).collect();
-    format!("{failures}\n  replay: {}", replay_command(&job.file.path, row.seed, row.ended_at_s))
+    let (gap, name) = (if below { "\n" } else { "" }, &job.file.name);
+    let failed: String = row.failures.iter().map(|what| format!("FAILED {name} seed {}: {what}\n", row.seed)).collect();
+    format!("{gap}{failed}  replay: {}", replay_command(&job.file.path, row.seed, row.ended_at_s))
 }
 
 /// To standard output, or to standard error if that is for a script.
 fn people(json: bool, text: &str) -> io::Result<()> {
-    let text = text.trim_start_matches(if json { "\n" } else { "" });
     if json { writeln!(io::stderr(), "{text}") } else { writeln!(io::stdout(), "{text}") }
 }
 

@@ -208,7 +208,8 @@ fn masters(picture: &Picture<'_>) -> String {
     }
     for (at, machine, what) in faults {
         let who = if *machine == ROOM { "the room".to_owned() } else { name(*machine) };
-        let class = if RIGHT.iter().any(|word| what.starts_with(word) || what.ends_with(word)) { "three" } else { "red" };
+        let class =
+            if RIGHT.iter().any(|word| what.starts_with(word) || what.ends_with(word)) { "three" } else { "red" };
         plot.dot(class, at.as_secs_f64(), 0.5, &format!("{:.3} s: {who} {what}", at.as_secs_f64()));
     }
     plot.key("one", "master");

@@ -81,9 +81,7 @@ impl World {
             Fault::Deaf(m, deaf) if machine(m).deaf != *deaf => {
                 (*m, on(*deaf, "deaf for heartbeats", "hears heartbeats again"))
             }
-            Fault::Mute(m, mute) if machine(m).mute != *mute => {
-                (*m, on(*mute, "not heard by anybody", "heard again"))
-            }
+            Fault::Mute(m, mute) if machine(m).mute != *mute => (*m, on(*mute, "not heard by anybody", "heard again")),
             Fault::DiskFull(m, full) if machine(m).disk.full != *full => {
                 (*m, on(*full, "disk full", "disk has room again"))
             }

@@ -1,6 +1,5 @@
 //! Whole rooms: that one seed is one trace, and what elections must stand.
 
-use labmesh_proto::node::Role;
 use proptest::prelude::*;
 
 use labmesh_proto::node::Role;
@@ -139,7 +138,7 @@ fn storm(seed: u64) {
     let room = scenario(
         "storm = true\n[lab]\nmachines = 4\nlink = \"1Gbit/s\"\nends_at = \"2min\"\n[expect]\none_master_within = \"5s\"",
     );
-    let mut world = World::new(&room, seed, false);
+    let mut world = World::new(&room, seed);
     let end = world.run();
     assert_eq!(end, Ok(()));
     let drawn = world.scenario().clone();
@@ -160,7 +159,6 @@ fn a_get_at_the_start_of_a_machine_does_not_wait_for_who_was_not_asked() {
             "[lab]\nmachines = 10\nlink = \"1Gbit/s\"\nimage = \"16MiB\"\nends_at = \"20s\"\n[[join]]\nmachines = 1\nat = \"8s\"",
         ),
         1,
-        false,
     );
     world.run().unwrap();
     let late = world.takers().last().and_then(|(_, time)| *time);
