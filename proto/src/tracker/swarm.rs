@@ -304,8 +304,7 @@ impl Swarm {
     pub(super) fn retain_nodes(&mut self, keep: impl Fn(&Peer) -> bool) -> bool {
         let gone: Vec<NodeId> =
             self.nodes.iter().filter(|(_, slot)| !keep(self.peer(**slot))).map(|(node, _)| *node).collect();
-        gone.iter().for_each(|node| drop(self.node_leaves(node)));
-        !gone.is_empty()
+        gone.iter().fold(false, |any, node| self.node_leaves(node) || any)
     }
 
     pub(super) fn has_nodes(&self) -> bool {

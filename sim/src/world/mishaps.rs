@@ -35,7 +35,11 @@ impl World {
             }
             Fault::Resume(m) => return self.resume(m),
             Fault::Deaf(m, deaf) => self.machines[m].deaf = deaf,
-            Fault::Cut(sides) => self.sides = sides,
+            Fault::Cut(sides) => {
+                self.sides = sides;
+                // Another cut may join what the last one parted.
+                self.let_through();
+            }
             Fault::Heal => self.heal(),
             Fault::Loss(permille) => self.loss = permille,
             Fault::Words(lost, doubled) => self.words = (lost, doubled),
