@@ -160,8 +160,9 @@ fn summarize(rows: &[Row]) -> io::Result<()> {
         table.head()
     )?;
     for (name, mut rows) in scenarios {
-        // Endless sorts last.
-        rows.sort_by(|a, b| a.makespan_s.unwrap_or(f64::MAX).total_cmp(&b.makespan_s.unwrap_or(f64::MAX)));
+        // By what is printed; endless is last.
+        let rank = |row: &Row| row.ratio().or(row.makespan_s).unwrap_or(f64::MAX);
+        rows.sort_by(|a, b| rank(a).total_cmp(&rank(b)));
         let (middle, worst) = (rows[rows.len() / 2], rows[rows.len() - 1]);
         let failed = rows.iter().filter(|row| !row.failures.is_empty()).count();
         let source = rows.iter().map(|row| row.source_copies).fold(0.0, f64::max);
