@@ -43,7 +43,7 @@ pub fn page(rows: &[Row], pictures: &[Picture<'_>]) -> String {
         rows.len()
     );
     contents(&mut page, pictures);
-    page += &charts::ratios(rows);
+    page += &format!("<div class=single>{}</div>\n", charts::ratios(rows));
     table(&mut page, rows);
     for picture in pictures {
         section(&mut page, picture);

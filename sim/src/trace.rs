@@ -84,6 +84,8 @@ impl Filter {
 pub struct Trace {
     hash: Hash,
     ids: BTreeMap<NodeId, usize>,
+    /// Which machines were ever started.
+    begun: Vec<bool>,
     show: Option<Box<Show>>,
     recorder: Option<Box<Recorder>>,
 }
@@ -91,12 +93,13 @@ pub struct Trace {
 impl Trace {
     /// Nothing has happened.
     pub fn new() -> Self {
-        Self { hash: Hash(0xcbf2_9ce4_8422_2325), ids: BTreeMap::new(), show: None, recorder: None }
+        Self { hash: Hash(0xcbf2_9ce4_8422_2325), ids: BTreeMap::new(), begun: Vec::new(), show: None, recorder: None }
     }
 
     /// One machine more.
     pub fn add(&mut self, id: NodeId) {
         self.ids.insert(id, self.ids.len());
+        self.begun.push(false);
     }
 
     /// From now on writes the lines that `filter` wants.
@@ -175,22 +178,28 @@ impl Trace {
 
     /// Something happened to a machine, or to the [`ROOM`].
     pub fn note(&mut self, now: Time, machine: usize, what: fmt::Arguments<'_>) {
-        self.hash.head(now, machine, 4);
-        self.hash.text(what);
-        if let Some(recorder) = &mut self.recorder {
-            recorder.note(now, machine, what.to_string());
-        }
-        if let Some(show) = &mut self.show {
-            show.line(now, machine, '!', Kind::Faults, |_| what.to_string());
-        }
+        self.happened(now, machine, Kind::Faults, what);
     }
 
-    /// Its program started.
+    /// Its program started; the first time that is no mishap's end.
     pub fn started(&mut self, now: Time, machine: usize, term: u64) {
         if let Some(show) = &mut self.show {
             show.roles[machine] = "seeking";
         }
-        self.note(now, machine, format_args!("started, term {term}"));
+        let again = std::mem::replace(&mut self.begun[machine], true);
+        let kind = if again { Kind::Faults } else { Kind::Events };
+        self.happened(now, machine, kind, format_args!("started, term {term}"));
+    }
+
+    fn happened(&mut self, now: Time, machine: usize, kind: Kind, what: fmt::Arguments<'_>) {
+        self.hash.head(now, machine, 4);
+        self.hash.text(what);
+        if let Some(recorder) = self.recorder.as_mut().filter(|_| kind == Kind::Faults) {
+            recorder.note(now, machine, what.to_string());
+        }
+        if let Some(show) = &mut self.show {
+            show.line(now, machine, '!', kind, |_| what.to_string());
+        }
     }
 
     /// Its program ended.
@@ -373,7 +382,7 @@ mod tests {
         trace.output(Time(1_500_000_000), 1, &Output::Event(event));
         trace.ended(Time(3_000_000_000), 1, format_args!("killed"));
         trace.end_show().unwrap();
-        let expected = "  0.000001 pc002 seeking  ! fault   started, term 4\n\
+        let expected = "  0.000001 pc002 seeking  ! event   started, term 4\n\
                         \x20 1.500000 pc002 follower > event   follows pc001, term 5\n";
         assert_eq!(String::from_utf8(page.0.lock().unwrap().clone()).unwrap(), expected);
     }

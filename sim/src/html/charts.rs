@@ -25,6 +25,9 @@ const LANE: f64 = 18.0;
 /// A note that begins or ends like this says that something was put right.
 const RIGHT: [&str; 4] = ["started", "again", "goes on", "0 of 1000"];
 
+/// Numbers on an axis of logarithms.
+const FAR_TICKS: [f64; 9] = [1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0, 100.0];
+
 /// The pictures of one run.
 pub(super) fn all(picture: &Picture<'_>) -> String {
     let span = busy(picture);
@@ -70,7 +73,7 @@ fn completion(picture: &Picture<'_>, span: (f64, f64)) -> String {
     plot.y_axis(" %");
     let get_at = picture.scenario.lab.get_at.0.as_secs_f64();
     plot.upright("dash grey", get_at, "get");
-    plot.upright("dash red", get_at + picture.row.limit_s, "the limit");
+    let limited = plot.upright("dash red", get_at + picture.row.limit_s, "the limit");
     let (middle, last) = (takers.get(takers.len() / 2), takers.last());
     for machine in shown.iter().filter(|m| Some(*m) != middle && Some(*m) != last) {
         curve(&mut plot, recording, *machine, "thin grey", span);
@@ -82,7 +85,9 @@ fn completion(picture: &Picture<'_>, span: (f64, f64)) -> String {
         plot.key("two", format!("the last one, {}", name(*last)));
     }
     plot.key("grey", "others");
-    plot.key("red", "limit");
+    if limited {
+        plot.key("red", "the limit");
+    }
     plot.finish()
 }
 
@@ -179,10 +184,10 @@ fn masters(picture: &Picture<'_>) -> String {
         "and mishaps".to_owned()
     };
     lanes.truncate(MASTERS_MAX);
-    let faults: Vec<_> =
-        recording.notes.iter().filter(|(at, _, what)| at.0 > 0 || !what.starts_with("started")).collect();
+    let faults = &recording.notes;
     let rows = lanes.len() + usize::from(!faults.is_empty());
-    let mut plot = Plot::new("Masters", &about, (0.0, end), (0.0, rows as f64), LANE * rows.max(2) as f64);
+    let mut plot =
+        Plot::new("Masters", &about, (0.0, end), (0.0, rows as f64), LANE * rows.max(2) as f64).with_names(62.0);
     plot.x_axis("seconds");
     let lane: BTreeMap<usize, f64> = lanes.iter().enumerate().map(|(n, m)| (*m, (rows - n) as f64 - 0.5)).collect();
     for (machine, y) in &lane {
@@ -230,24 +235,27 @@ pub(super) fn ratios(rows: &[Row]) -> String {
         return String::new();
     }
     // Waiting for somebody takes many times the limit and would press the others together.
-    let end = if most > 3.0 { 2.0 } else { most * 1.02 };
-    let count = scenarios.len() as f64;
-    let about = "of every run; 1 is the best that links allow";
-    let mut plot =
-        Plot::new("Makespan / limit", about, (0.9, end), (0.0, count), LANE * count.max(2.0)).with_names(150.0);
-    plot.x_axis("makespan / limit");
-    plot.upright("dash red", 1.0, "the limit");
+    let far = most > 2.0;
+    let scale = |ratio: f64| if far { ratio.ln() } else { ratio };
+    let (count, about) = (scenarios.len() as f64, "of every run; 1 is the best that links allow");
+    let span = (scale(0.97), scale(most * 1.03));
+    let mut plot = Plot::new("Makespan / limit", about, span, (0.0, count), LANE * count.max(2.0)).with_names(150.0);
+    if far {
+        let numbers = FAR_TICKS.into_iter().filter(|ratio| *ratio <= most * 1.03);
+        plot.x_axis_with("makespan / limit", numbers.map(|ratio| (scale(ratio), ratio.to_string())));
+    } else {
+        plot.x_axis("makespan / limit");
+    }
+    plot.upright("dash red", scale(1.0), "the limit");
     for (n, (name, rows)) in scenarios.into_iter().enumerate() {
         let y = count - n as f64 - 0.5;
         plot.y_name(y, name);
         for row in rows {
             let Some(ratio) = row.ratio() else { continue };
-            let class = if ratio > end { "two" } else { "one half" };
-            plot.dot(class, ratio, y, &format!("{name} seed {}: {ratio:.3}", row.seed));
+            plot.dot("one half", scale(ratio), y, &format!("{name} seed {}: {ratio:.3}", row.seed));
         }
     }
     plot.key("one half", "a run");
-    plot.key("two", format!("a run beyond {end:.1}"));
     plot.key("red", "the limit");
     plot.finish()
 }

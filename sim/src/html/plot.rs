@@ -12,7 +12,7 @@ const TOP: f64 = 10.0;
 /// Axis numbers, its name, and the legend.
 const BOTTOM: f64 = 58.0;
 /// Points of one line that are closer than this, in pixels, are one.
-const CLOSE: f64 = 1.0;
+const CLOSE: f64 = 2.0;
 /// About so many numbers on an axis.
 const TICKS: f64 = 6.0;
 
@@ -48,8 +48,13 @@ impl Plot {
 
     /// The horizontal axis with its numbers and name.
     pub(super) fn x_axis(&mut self, name: &str) {
+        self.x_axis_with(name, ticks(self.x));
+    }
+
+    /// The same with these numbers.
+    pub(super) fn x_axis_with(&mut self, name: &str, numbers: impl IntoIterator<Item = (f64, String)>) {
         let bottom = TOP + self.height;
-        for (at, label) in ticks(self.x) {
+        for (at, label) in numbers {
             let x = self.px(at);
             self.add(&format!("<line class=grid x1={x:.1} x2={x:.1} y1={TOP} y2={bottom:.1} />"));
             self.add(&format!("<text x={x:.1} y={:.1} text-anchor=middle>{label}</text>", bottom + 15.0));
@@ -109,11 +114,13 @@ impl Plot {
         self.add(&format!("<circle class=\"fill {class}\" cx={x:.1} cy={y:.1} r=4><title>{hint}</title></circle>"));
     }
 
-    /// A vertical line through everything.
-    pub(super) fn upright(&mut self, class: &str, x: f64, hint: &str) {
-        if (self.x.0..=self.x.1).contains(&x) {
+    /// A vertical line through everything, if it is inside.
+    pub(super) fn upright(&mut self, class: &str, x: f64, hint: &str) -> bool {
+        let inside = (self.x.0..=self.x.1).contains(&x);
+        if inside {
             self.line(class, [(x, self.y.0), (x, self.y.1)], hint);
         }
+        inside
     }
 
     /// An entry of the legend: a class of colours and what it stands for.
