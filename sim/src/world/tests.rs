@@ -151,6 +151,12 @@ fn who_leaves_unheard_leaves_the_book_in_the_end() {
     storm(3);
 }
 
+/// The simulator's own: a second cut joined what the first had parted, and what was held back there was never sent on.
+#[test]
+fn what_a_cut_held_back_arrives_when_another_cut_joins_again() {
+    storm(393);
+}
+
 /// A node that starts asked a holder for the torrent before any connection with it stood, and waited in vain.
 #[test]
 fn a_get_at_the_start_of_a_machine_does_not_wait_for_who_was_not_asked() {
