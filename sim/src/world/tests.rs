@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use labmesh_proto::io::Command;
 use labmesh_proto::node::Role;
 
 use super::*;
@@ -78,7 +79,7 @@ proptest! {
 #[test]
 fn a_mode_changed_in_mid_transfer_outlives_a_power_cut() {
     let room = "[lab]\nmachines = 2\nlink = \"100Mbit/s\"\nimage = \"256MiB\"\nends_at = \"8s\"";
-    let mut world = World::new(&scenario(room), 5, false);
+    let mut world = World::new(&scenario(room), 5);
     world.run_to(8);
     let wish = |world: &World| {
         let status = world.machines[1].node.as_ref().unwrap().status(world.now);
@@ -88,7 +89,7 @@ fn a_mode_changed_in_mid_transfer_outlives_a_power_cut() {
     };
     assert_eq!(wish(&world), (Mode::Peer, None));
     let (mode, seed_time) = (Mode::Leecher, Some(SeedTime::For(Duration::from_secs(90))));
-    let command = Command::Mode { image: IMAGE.to_owned(), mode, seed_time };
+    let command = Command::Mode { image: image_name(0), mode, seed_time };
     world.feed(1, Input::Command { id: RequestId(u64::MAX), command }).unwrap();
     world.plan(9.0, Fault::PowerCut(1));
     world.plan(10.0, Fault::Start(1));
