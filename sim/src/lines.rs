@@ -78,6 +78,7 @@ impl Lines {
             | Output::Open { .. }
             | Output::Verify { .. }
             | Output::Discard { .. }
+            | Output::Remember { .. }
             | Output::Finish { .. }
             | Output::CloseImage { .. }
             | Output::SetAside { .. }
@@ -161,6 +162,7 @@ impl Lines {
             }
             Output::Verify { image, piece } => format!("verify {}", place_of(*image, *piece)),
             Output::Discard { image, piece } => format!("discard {}", place_of(*image, *piece)),
+            Output::Remember { image, mode, .. } => format!("remember {}: {mode}", number(*image)),
             Output::Finish { image } => format!("finish {}", number(*image)),
             Output::CloseImage { image } => format!("close {}", number(*image)),
             Output::SetAside { name } => format!("set {name} aside"),

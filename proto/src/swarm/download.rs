@@ -74,12 +74,12 @@ impl Swarm {
             self.pieces.adopt(piece, sender);
             return Some(piece);
         }
-        if !self.out_of_buffers() {
-            if let Some(piece) = self.suggested(p).or_else(|| self.picker.pick(&self.peers[p].has, |_| true)) {
-                self.picker.remove(piece);
-                self.pieces.begin(piece, sender);
-                return Some(piece);
-            }
+        if !self.out_of_buffers()
+            && let Some(piece) = self.suggested(p).or_else(|| self.picker.pick(&self.peers[p].has, |_| true))
+        {
+            self.picker.remove(piece);
+            self.pieces.begin(piece, sender);
+            return Some(piece);
         }
         // Nothing is left to begin: help with what others began.
         self.begun_for(p).next().map(|q| q.piece)
