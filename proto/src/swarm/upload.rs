@@ -229,7 +229,8 @@ impl Swarm {
         self.tell(p, Message::Unchoke);
     }
 
-    /// Of the peers that wait for a block and can take one: foreign clients in alternation, then the oldest turn.
+    /// Of the peers that wait for a block and can take one: foreign clients in alternation, then what nobody has, then
+    /// the oldest turn.
     fn next_to_serve(&self, now: Time) -> Option<usize> {
         let most = self.handed_most(now);
         let ready = |p: &usize| {
@@ -237,10 +238,18 @@ impl Swarm {
             let most = if peer.slow { 1 } else { most };
             !peer.wanted.is_empty() && peer.handed < most
         };
-        let rank = |p: &usize| (self.peers[*p].slow, self.is_behind_seeders(*p), self.peers[*p].turn);
+        let rank = |p: &usize| {
+            let peer = &self.peers[*p];
+            (peer.slow, self.is_behind_seeders(*p), peer.wanted.front().is_some_and(|b| self.is_repeat(b)), peer.turn)
+        };
         let best = |ours| self.unchoked(ours).filter(ready).min_by_key(rank);
         let (first, second) = if self.upload.foreign_last { (true, false) } else { (false, true) };
         best(first).or_else(|| best(second))
+    }
+
+    /// Whether this whole copy has sent that piece before: what nobody has goes first.
+    fn is_repeat(&self, block: &Block) -> bool {
+        self.upload.sent.get(block.piece.index()).is_some_and(|sent| *sent > u8::from(block.offset > 0))
     }
 
     fn hand(&mut self, now: Time, p: usize) {
