@@ -66,7 +66,9 @@ struct Host {
     weight: Weight,
     /// Nothing while its program is not running.
     parts: Option<Parts>,
-    term_on_disk: u64,
+    on_disk: Epoch,
+    /// The highest epoch that it has obeyed, or had on disk at its start: it obeys no lower one.
+    obeyed: Epoch,
     starts: u64,
     /// Which part of a cut network it hangs on.
     island: usize,
@@ -96,7 +98,7 @@ enum Happening {
     Down(usize),
     Unreachable { node: Option<NodeId>, addr: SocketAddr, refused: bool },
     Message { from: usize, message: Message },
-    Persisted(u64),
+    Persisted(Epoch),
     ForceClaim,
     Release,
     Shutdown,
@@ -168,7 +170,8 @@ impl Group {
             addr: SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, n as u8 + 1)), PORT),
             weight: *weight,
             parts: None,
-            term_on_disk: 0,
+            on_disk: Epoch::default(),
+            obeyed: Epoch::default(),
             starts: 0,
             island: 0,
             deaf: false,
@@ -255,8 +258,9 @@ impl Group {
             version: "0".to_owned(),
         };
         h.starts += 1;
+        h.obeyed = h.on_disk;
         h.parts = Some(Parts {
-            election: Election::new(now, h.id, h.weight, false, PORT, h.term_on_disk, seed),
+            election: Election::new(now, h.id, h.weight, false, PORT, h.on_disk, seed),
             roster: Roster::new(now, member, false),
             discovery: Discovery::new(h.id, seed),
         });
@@ -414,6 +418,20 @@ impl Group {
         Some(self.now.since(start))
     }
 
+    /// Lets that much time pass; how long it took until the group was settled for the rest of it.
+    pub fn last_unsettled(&mut self, window: Duration) -> Duration {
+        let (start, mut last) = (self.now, Duration::ZERO);
+        let mut settled = self.is_settled();
+        while self.step(start + window) {
+            if !settled {
+                last = self.now.since(start);
+            }
+            settled = self.is_settled();
+        }
+        self.now = start + window;
+        if settled { last } else { window }
+    }
+
     /// The next event or timer before `end`.
     fn step(&mut self, end: Time) -> bool {
         let timers = self.hosts.iter().enumerate().filter(|(_, host)| !host.frozen);
@@ -543,10 +561,15 @@ impl Group {
 
     /// What must hold at the host that was just touched.
     fn observe(&mut self, host: usize) {
-        if let Some(parts) = &self.hosts[host].parts {
+        let h = &mut self.hosts[host];
+        if let Some(parts) = &h.parts {
             let election = &parts.election;
-            let rules = matches!(election.role(), Role::Follower | Role::Master);
-            assert!(!rules || election.epoch() == Some(election.highest()), "{} obeys a lower epoch", letter(host));
+            let role = election.role();
+            if let (Role::Follower | Role::Master, Some(epoch)) = (role, election.epoch()) {
+                assert!(epoch >= h.obeyed, "{} obeys {epoch:?} after {:?}", letter(host), h.obeyed);
+                assert!(role == Role::Follower || h.on_disk >= epoch, "{} claims what is not on disk", letter(host));
+                h.obeyed = epoch;
+            }
             let late = parts.deadline().is_some_and(|at| at < self.now);
             assert!(!late, "{} has a deadline that does not move: {:?}", letter(host), parts.reason());
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use labmesh_proto::bitfield::Bitfield;
 use labmesh_proto::config::{Mode, SeedTime};
-use labmesh_proto::id::{InfoHash, PieceIndex, Time};
+use labmesh_proto::id::{Epoch, InfoHash, PieceIndex, Time};
 use labmesh_proto::wire::metainfo::Metainfo;
 
 /// Opening, renaming, syncing a small file.
@@ -37,8 +37,8 @@ pub struct Disk {
     /// Bytes a second, hashing included.
     speed: u64,
     busy_until: Time,
-    /// The highest term that was persisted.
-    pub term: u64,
+    /// The highest epoch that was persisted.
+    pub epoch: Epoch,
     /// By name and content; a name set aside has `.ant` behind it.
     pub copies: BTreeMap<(String, InfoHash), Copy>,
 }
@@ -46,7 +46,7 @@ pub struct Disk {
 impl Disk {
     /// An empty disk of `speed` bytes a second.
     pub fn new(speed: u64) -> Self {
-        Self { speed: speed.max(1), busy_until: Time::default(), term: 0, copies: BTreeMap::new() }
+        Self { speed: speed.max(1), busy_until: Time::default(), epoch: Epoch::default(), copies: BTreeMap::new() }
     }
 
     /// When a write (and hash) of `bytes` that is asked for now has ended: one after the other.

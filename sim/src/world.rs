@@ -384,9 +384,9 @@ impl World {
                 }
             }
             Output::Gossip(message) => self.gossip(me, &message),
-            Output::Persist { term } => {
+            Output::Persist { epoch } => {
                 let at = self.machines[me].disk.small(self.now);
-                self.answer_at(at, me, Input::Persisted { term });
+                self.answer_at(at, me, Input::Persisted { epoch });
             }
             Output::DialPeer { image, addr, handshake } => {
                 let (life, handshake) = (self.machines[me].life, Box::new(handshake));

@@ -107,16 +107,16 @@ impl Election {
             self.claim(now, self.up.len() as u32 + 1);
         } else if now >= follower.ask_at {
             follower.ask_at = now + RELAY_FOR / 2;
-            self.ask_for_relays(master);
+            self.ask_for_relays(now, master);
         }
     }
 
-    fn ask_for_relays(&mut self, master: NodeId) {
+    fn ask_for_relays(&mut self, now: Time, master: NodeId) {
         let mut helpers = self.whom_to_ask();
         let others = helpers.iter().position(|node| *node == master).map_or(0, |place| place + 1);
         helpers.truncate(others + HELPERS);
         for to in helpers {
-            self.send(to, Message::Ask(self.highest));
+            self.question(now, to);
         }
     }
 

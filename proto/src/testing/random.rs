@@ -238,3 +238,79 @@ fn thirty_that_start_together_follow_one_master_within_two_and_a_half_seconds() 
         assert!(settled.is_some(), "seed {seed}: {}", tail(&mut group));
     }
 }
+
+#[test]
+#[expect(clippy::print_stderr, clippy::disallowed_methods, reason = "temporary")]
+fn survey() {
+    use proptest::strategy::ValueTree;
+    use proptest::test_runner::RngSeed;
+    let Some(n) = std::env::var("SURVEY").ok().and_then(|n| n.parse::<usize>().ok()) else { return };
+    let seed = std::env::var("SURVEY_SEED").ok().and_then(|n| n.parse::<u64>().ok()).unwrap_or(1);
+    let handles: Vec<_> = (0..2u64)
+        .map(|t| {
+            std::thread::spawn(move || {
+                let mut runner = TestRunner::new(Config {
+                    rng_seed: RngSeed::Fixed(seed * 1000 + t),
+                    failure_persistence: None,
+                    ..Config::default()
+                });
+                let strategy = scenario(true);
+                let mut found = Vec::new();
+                let mut rival = Duration::ZERO;
+                for _ in 0..n / 2 {
+                    let scenario = strategy.new_tree(&mut runner).unwrap().current();
+                    let mut group = group(&scenario);
+                    for host in 0..group.len() {
+                        start(&mut group, host);
+                    }
+                    for (wait_ms, fault) in &scenario.faults {
+                        group.advance(Duration::from_millis(*wait_ms));
+                        group.note(&format!("* {fault:?}"));
+                        inflict(&mut group, fault);
+                    }
+                    for host in 0..group.len() {
+                        group.resume(host);
+                        group.set_deaf(host, false);
+                    }
+                    group.note("* quiet");
+                    if std::env::var("NOLOSS").is_ok() {
+                        group.set_link(Link { loss_permille: 0, ..group.link });
+                    }
+                    let last = group.last_unsettled(Duration::from_secs(6));
+                    rival = rival.max(group.rivals_longest());
+                    found.push((last, scenario, tail(&mut group)));
+                    found.sort_by_key(|(last, ..)| std::cmp::Reverse(*last));
+                    for f in found.iter_mut().skip(40) {
+                        f.2 = String::new();
+                        f.1.faults = Vec::new();
+                    }
+                }
+                (found, rival)
+            })
+        })
+        .collect();
+    let mut all = Vec::new();
+    let mut rival = Duration::ZERO;
+    for h in handles {
+        let (f, r) = h.join().unwrap();
+        all.extend(f);
+        rival = rival.max(r);
+    }
+    all.sort_by_key(|(last, ..)| std::cmp::Reverse(*last));
+    let at = |p: usize| all[all.len() * p / 1000].0;
+    let over = all.iter().filter(|(l, ..)| *l > Duration::from_millis(1500)).count();
+    eprintln!(
+        "n {} max {:?} p99.9 {:?} p99 {:?} p90 {:?} p50 {:?} over1.5: {over} rivals {rival:?}",
+        all.len(),
+        at(0),
+        at(1),
+        at(10),
+        at(100),
+        at(500)
+    );
+    let mut text = String::new();
+    for (last, scenario, log) in all.iter().take(40) {
+        text += &format!("==== {last:?} {scenario:?}\n{log}\n");
+    }
+    std::fs::write("/tmp/survey.txt", text).unwrap();
+}

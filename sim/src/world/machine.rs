@@ -79,7 +79,7 @@ impl Machine {
     /// Keeps on disk what an answer of the disk says has been written.
     pub(super) fn remember(&mut self, input: &Input) {
         match input {
-            Input::Persisted { term } => self.disk.term = self.disk.term.max(*term),
+            Input::Persisted { epoch } => self.disk.epoch = self.disk.epoch.max(*epoch),
             Input::Verified { image, piece, result: Ok(true) } => {
                 if let Some(hash) = self.images.get(image) {
                     self.disk.book(*hash, *piece);

@@ -72,8 +72,8 @@ impl World {
         let machine = &mut self.machines[m];
         machine.life += 1;
         machine.power = Power::On;
-        machine.node = Some(Node::new(self.now, config, machine.disk.term));
-        self.trace.note(self.now, m, format_args!("! started, term {}", machine.disk.term));
+        machine.node = Some(Node::new(self.now, config, machine.disk.epoch));
+        self.trace.note(self.now, m, format_args!("! started, {:?}", machine.disk.epoch));
         for ((name, _), copy) in &machine.disk.copies {
             let (name, metainfo) = (name.clone(), Arc::clone(&copy.metainfo));
             let (mode, seed_time, stopped) = (copy.mode, copy.seed_time, copy.stopped);

@@ -129,3 +129,97 @@ fn old_news_after_a_heal_unseats_nobody() {
     world.run_to(60);
     assert_eq!(world.master(), (new, term));
 }
+
+fn random_room(rng: &mut ChaCha8Rng) -> (Scenario, u64) {
+    let mut room = quiet(2 + below(rng, 14) as usize, 30);
+    let until = Some(crate::scenario::Span(Duration::from_secs(20)));
+    room.faults = Faults {
+        kills: below(rng, 6) as usize,
+        power_cuts: below(rng, 3) as usize,
+        suspensions: below(rng, 4) as usize,
+        deaf: below(rng, 4) as usize,
+        partitions: below(rng, 4) as usize,
+        lost_datagrams_permille: below(rng, 300) as u16,
+        until,
+        ..Faults::default()
+    };
+    (room, rng.next_u64())
+}
+
+#[test]
+#[expect(clippy::print_stderr, clippy::disallowed_methods, reason = "temporary")]
+fn survey() {
+    let Some(n) = std::env::var("SURVEY").ok().and_then(|n| n.parse::<usize>().ok()) else { return };
+    let seed = std::env::var("SURVEY_SEED").ok().and_then(|n| n.parse::<u64>().ok()).unwrap_or(1);
+    let handles: Vec<_> = (0..2u64)
+        .map(|t| {
+            std::thread::spawn(move || {
+                let mut rng = ChaCha8Rng::seed_from_u64(seed * 1000 + t);
+                let mut found = Vec::new();
+                for _ in 0..n / 2 {
+                    let (room, seed) = random_room(&mut rng);
+                    let mut room = room;
+                    room.expect.one_master_within.0 = Duration::from_secs(9);
+                    let mut world = World::new(&room, seed, false);
+                    let mut last = Duration::ZERO;
+                    let mut wrong = None;
+                    world.scenario.lab.ends_at.0 = Duration::from_secs(20);
+                    if let Err(e) = world.run() {
+                        wrong = Some(e);
+                    }
+                    for step in 1..=600 {
+                        if wrong.is_some() {
+                            break;
+                        }
+                        let at = Duration::from_millis(20_000 + 10 * step);
+                        if world.settled().is_err() {
+                            last = at - Duration::from_secs(20);
+                        }
+                        world.scenario.lab.ends_at.0 = at;
+                        if let Err(e) = world.run() {
+                            wrong = Some(e);
+                        }
+                    }
+                    found.push((last, wrong, room.faults.clone(), room.lab.machines, seed, world.checker.two_masters));
+                }
+                found
+            })
+        })
+        .collect();
+    let mut all: Vec<_> = handles.into_iter().flat_map(|h| h.join().unwrap()).collect();
+    all.sort_by_key(|(last, ..)| std::cmp::Reverse(*last));
+    let at = |p: usize| all[all.len() * p / 1000].0;
+    let over = all.iter().filter(|(l, ..)| *l > Duration::from_millis(1500)).count();
+    let two = all.iter().map(|a| a.5).max();
+    eprintln!(
+        "n {} max {:?} p99.9 {:?} p99 {:?} p90 {:?} p50 {:?} over1.5: {over} two masters {two:?}",
+        all.len(),
+        at(0),
+        at(1),
+        at(10),
+        at(100),
+        at(500)
+    );
+    for bad in all.iter().filter(|a| a.1.is_some()).take(5) {
+        eprintln!("WRONG {bad:?}");
+    }
+    let mut text = String::new();
+    for (last, _, faults, machines, seed, _) in all.iter().take(12) {
+        let mut room = quiet(*machines, 30);
+        room.faults = faults.clone();
+        room.expect.one_master_within.0 = Duration::from_secs(9);
+        let mut world = World::new(&room, *seed, true);
+        world.scenario.lab.ends_at.0 = Duration::from_secs(25);
+        let _ = world.run();
+        text += &format!("==== {last:?} {machines} {faults:?} seed {seed}\n");
+        for line in
+            world.trace.take().iter().filter(|l| {
+                l.trim_start().split_once(' ').is_some_and(|(t, _)| t.parse::<f64>().is_ok_and(|t| t > 17.0))
+            })
+        {
+            text += line;
+            text += "\n";
+        }
+    }
+    std::fs::write("/tmp/survey_sim.txt", text).unwrap();
+}
