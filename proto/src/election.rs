@@ -50,7 +50,7 @@ const RELAYS_MAX: usize = 64;
 const NUDGE_EVERY: Duration = Duration::from_millis(200);
 /// What comes sooner after an absence may have waited in the sockets; a master that lives says so again.
 const BACKLOG: Duration = Duration::from_millis(BEAT_EVERY.as_millis() as u64 / 2);
-/// Questions whose answers are awaited: more than any node asks at once.
+/// Nodes that are expected to say something: more than any node asks at once.
 const QUESTIONS_MAX: usize = 32;
 
 /// What happens to the election.
@@ -108,6 +108,8 @@ pub enum Input {
     Down(NodeId),
     /// The other side closed its control connection and refused the redial: the program has ended.
     Gone(NodeId),
+    /// That node said something over its connection, anything but gossip: the connection works.
+    Heard(NodeId),
     /// The live members, from the roster; whether this node is among them makes no difference.
     Members(Vec<(NodeId, Weight)>),
     /// The master's published list, best first.
@@ -229,6 +231,8 @@ pub struct Election {
     state: State,
     /// The highest epoch obeyed, this node's own included; after a start the one on disk.
     highest: Epoch,
+    /// The highest term that a candidate or solo was asked about: a claim below it would not last.
+    rumoured: u64,
     /// Nothing was obeyed since the start: `highest` is what the disk said, and a disk may be damaged.
     unproven: bool,
     /// The newest heartbeat of `highest`: kept when the master is lost, so that an older one renews nothing.
@@ -249,7 +253,7 @@ pub struct Election {
     /// Who gets relayed heartbeats, until when.
     relays: Vec<(NodeId, Time)>,
     nudge_at: Time,
-    /// Who was asked and has not said anything since, and when its connection counts as dead.
+    /// Who was asked something and is silent since, and when its connection counts as dead.
     questions: Vec<(NodeId, Time)>,
     /// This node ruled and has not handed over yet.
     ruled: bool,
@@ -282,6 +286,7 @@ impl Election {
             rng,
             state: State::Listening { from: now, until },
             highest: on_disk,
+            rumoured: 0,
             unproven: true,
             newest: None,
             on_disk,
@@ -325,6 +330,7 @@ impl Election {
                 self.up.remove(&node);
             }
             Input::Gone(node) => self.on_gone(now, node),
+            Input::Heard(_) => {}
             Input::Members(members) => self.on_members(now, members),
             // A solo would list whom it meets ahead of itself, and so would they.
             Input::Succession(_) if self.role() == Role::Solo => {}
@@ -472,6 +478,8 @@ impl Election {
         self.send(from, Message::Answer(proof));
         if proof.is_some() {
             self.relay_to(now, from);
+        } else if !self.is_absurd(epoch) {
+            self.rumoured = self.rumoured.max(epoch.term);
         }
         match &self.state {
             State::Master(master) if master.solo => self.nudge(now, from, Message::Ask(self.highest)),
@@ -547,6 +555,8 @@ impl Election {
         self.persist(beat.epoch);
         self.state = State::Follower(Follower::new(now, beat, direct));
         self.outputs.push_back(Output::Following { epoch: beat.epoch });
+        // The roster is asked for now. A master that this node hears and that cannot hear it would not count it.
+        self.expect(beat.epoch.node, now + HEARSAY + BEAT_EVERY);
         self.hand_over(beat.epoch.node);
         self.heard_versions = None;
         self.tell_versions(beat);
@@ -611,23 +621,23 @@ impl Election {
 
     /// Asks for proof that the highest epoch's master lives, which is always answered.
     fn question(&mut self, now: Time, to: NodeId) {
-        // A follower has time; who is unled needs a connection that works, and under load an answer takes 270 ms.
-        let patience = if matches!(self.state, State::Follower(_)) { LEASE } else { PATIENCE };
-        let known = self.questions.iter().any(|(node, _)| *node == to);
-        if !known && self.questions.len() < QUESTIONS_MAX {
-            self.questions.push((to, now + patience));
-        }
+        // Who still hears of its master has time; others need a connection that works.
+        let led = matches!(&self.state, State::Follower(follower) if now.since(follower.heard_at) < HEARSAY);
+        self.expect(to, now + if led { LEASE } else { PATIENCE });
         self.send(to, Message::Ask(self.highest));
     }
 
-    /// Whoever says anything over its connection can be reached.
+    /// That node is going to say something until then, if the connection works.
+    fn expect(&mut self, node: NodeId, until: Time) {
+        let known = self.questions.iter().any(|(asked, _)| *asked == node);
+        if !known && self.up.contains(&node) && self.questions.len() < QUESTIONS_MAX {
+            self.questions.push((node, until));
+        }
+    }
+
+    /// Whoever says anything over its connection can be reached over it.
     fn hear_answer(&mut self, input: &Input) {
-        if let Input::Answer { from: node, .. }
-        | Input::Ask { from: node, .. }
-        | Input::Claim { from: node, .. }
-        | Input::Up(node)
-        | Input::Down(node) = input
-        {
+        if let Input::Heard(node) | Input::Up(node) | Input::Down(node) = input {
             self.questions.retain(|(asked, _)| asked != node);
         }
     }

@@ -34,7 +34,8 @@ mod traces;
 
 /// The control port of every host.
 const PORT: u16 = 6970;
-/// How long a control connection stays silent after a cut has healed (retransmission back-off, measured).
+/// How long a control connection stays silent after a cut of ten seconds has healed (measured). The wait between two
+/// retransmissions doubles, so after a shorter cut it is silent for at most as long again.
 const STALL: Duration = Duration::from_millis(3100);
 /// How long a dial into nothing takes.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -141,8 +142,9 @@ struct Connection {
     open: [bool; 2],
     /// When the last message arrives, in each direction.
     busy_until: [Time; 2],
-    /// What was sent across a cut.
+    /// What was sent across a cut, and since when.
     stalled: Vec<Event>,
+    stalled_at: Time,
 }
 
 /// Hosts and the network between them.
@@ -311,9 +313,10 @@ impl Group {
         }
         for (pair, connection) in &mut self.connections {
             if self.hosts[pair.0].island == self.hosts[pair.1].island {
+                let silence = STALL.min(self.now.since(connection.stalled_at));
                 for (n, event) in connection.stalled.drain(..).enumerate() {
                     self.sequence += 1;
-                    let at = self.now + STALL + Duration::from_micros(n as u64);
+                    let at = self.now + silence + Duration::from_micros(n as u64);
                     self.queue.insert((at, self.sequence), event);
                 }
             }
@@ -477,7 +480,7 @@ impl Group {
             return;
         }
         if cut {
-            connection.stalled.push(Event::Control { from, to, connection: number, message });
+            connection.stall(self.now, Event::Control { from, to, connection: number, message });
         } else {
             self.happen(to, Happening::Message { from, message });
         }
@@ -490,7 +493,7 @@ impl Group {
             return;
         }
         if cut {
-            return connection.stalled.push(Event::Closed { at, by, connection: number });
+            return connection.stall(self.now, Event::Closed { at, by, connection: number });
         }
         let open = std::mem::take(&mut connection.open[side(at, by)]);
         self.connections.remove(&pair(at, by));
@@ -510,8 +513,13 @@ impl Group {
         let stands = self.connections.get(&pair(from, to)).is_some_and(|c| c.open == [true; 2]);
         if !stands {
             self.sequence += 1;
-            let connection =
-                Connection { number: self.sequence, open: [true; 2], busy_until: [self.now; 2], stalled: Vec::new() };
+            let connection = Connection {
+                number: self.sequence,
+                open: [true; 2],
+                busy_until: [self.now; 2],
+                stalled: Vec::new(),
+                stalled_at: self.now,
+            };
             let old = self.connections.insert(pair(from, to), connection);
             if old.is_none_or(|old| !old.open[side(to, from)]) {
                 self.happen(to, Happening::Up(from));
@@ -630,6 +638,15 @@ impl Group {
     /// `5c`: term 5 of host c; `5-`: a term from a disk.
     fn epoch_name(&self, epoch: Epoch) -> String {
         format!("{}{}", epoch.term, self.index(&epoch.node).map_or("-".to_owned(), letter))
+    }
+}
+
+impl Connection {
+    fn stall(&mut self, now: Time, event: Event) {
+        if self.stalled.is_empty() {
+            self.stalled_at = now;
+        }
+        self.stalled.push(event);
     }
 }
 

@@ -81,7 +81,10 @@ enum Event {
         to: usize,
         word: Box<Word>,
     },
-    ReleaseWords,
+    ReleaseWords {
+        from: usize,
+        to: usize,
+    },
     PeerDial {
         from: usize,
         life: u32,
@@ -234,9 +237,8 @@ impl World {
             Event::ControlDial { from, life, node, addr } => self.control_dial(from, life, node, addr),
             Event::ControlAnswer { from, life, to, addr } => self.control_answer(from, life, to, addr),
             Event::Word { from, to, word } => self.word(from, to, *word),
-            Event::ReleaseWords => {
-                let words: Vec<_> = self.control.release().collect();
-                words.into_iter().try_for_each(|(from, to, word)| self.word(from, to, word))
+            Event::ReleaseWords { from, to } => {
+                self.control.release(from, to).into_iter().try_for_each(|word| self.word(from, to, word))
             }
             Event::PeerDial { from, life, image, addr, handshake } => {
                 self.peer_dial(from, life, image, addr, *handshake)

@@ -100,7 +100,7 @@ impl Election {
 
     /// Asks, to claim at `until` or when answers have had their time.
     fn ask(&mut self, now: Time, until: Time) {
-        if let Some(term) = self.highest.term.checked_add(1).filter(|_| self.weight.get() > 0) {
+        if let Some(term) = self.next_term() {
             // Written while the answers travel, so that the disk costs the claim no time.
             self.persist(Epoch { term, node: self.me });
         }
@@ -167,11 +167,14 @@ impl Election {
         }
     }
 
+    /// The term of a claim, if this node may claim.
+    fn next_term(&self) -> Option<u64> {
+        self.highest.term.max(self.rumoured).checked_add(1).filter(|_| self.weight.get() > 0)
+    }
+
     /// Takes the next term, once it is on disk; `reach` is how many nodes this one knows to be on its side.
     pub(super) fn claim(&mut self, now: Time, reach: u32) {
-        let Some(term) = self.highest.term.checked_add(1).filter(|_| self.weight.get() > 0) else {
-            return self.wait(now, RETRY);
-        };
+        let Some(term) = self.next_term() else { return self.wait(now, RETRY) };
         if self.is_on_disk(term) {
             return self.become_master(now, term, reach);
         }

@@ -15,6 +15,8 @@ const HELPERS: usize = 2;
 pub(super) struct Follower {
     pub(super) epoch: Epoch,
     lease_until: Time,
+    /// When a heartbeat came last, on whatever way.
+    pub(super) heard_at: Time,
     /// When a datagram of the master itself came last, and its number.
     direct_at: Option<Time>,
     direct_seq: u64,
@@ -31,6 +33,7 @@ impl Follower {
         let mut follower = Self {
             epoch: beat.epoch,
             lease_until: now,
+            heard_at: now,
             direct_at: None,
             direct_seq: 0,
             ask_at: now + BEAT_EVERY,
@@ -42,6 +45,7 @@ impl Follower {
     }
 
     fn renew(&mut self, now: Time, seq: u64, direct: bool) {
+        self.heard_at = now;
         if direct {
             self.lease_until = now + LEASE;
             self.direct_at = Some(now);

@@ -59,6 +59,7 @@ fn follower() -> Election {
     election.handle_input(ms(10), Input::Up(A));
     election.handle_input(ms(10), Input::Up(B));
     hear(&mut election, 100, beat(A, 3, 1, 4), true);
+    election.handle_input(ms(110), Input::Heard(A));
     for seq in 2..=10 {
         hear(&mut election, 100 * seq, beat(A, 3, seq, 4), true);
     }
@@ -313,10 +314,25 @@ fn a_master_that_everybody_left_is_solo_and_keeps_its_term() {
 fn a_connection_over_which_no_answer_comes_is_dialled_anew() {
     let mut election = follower();
     election.handle_input(ms(1050), Input::Goodbye { from: A, epoch: Epoch { term: 3, node: A }, successor: None });
+    election.handle_input(ms(1100), Input::Heard(B));
     election.handle_input(ms(1100), Input::Answer { from: B, beat: None });
-    let redials = |outputs: Vec<Output>| outputs.contains(&Output::Redial(A));
-    assert!(!redials(run(&mut election, 1340)));
-    assert!(redials(run(&mut election, 1360)));
+    let redials = |outputs: Vec<Output>| outputs.iter().filter(|o| matches!(o, Output::Redial(_))).count();
+    assert_eq!(redials(run(&mut election, 1340)), 0);
+    assert_eq!(run(&mut election, 1360).iter().filter(|o| **o == Output::Redial(A)).count(), 1);
+    assert_eq!(redials(run(&mut election, 1500)), 0, "B is heard");
+}
+
+/// A claim below what others have obeyed would be contradicted at once.
+#[test]
+fn a_claim_is_above_every_term_that_the_others_ask_about() {
+    let mut election = follower();
+    election.handle_input(ms(1050), Input::Gone(A));
+    for term in [6, TERM_JUMP_MAX + 100] {
+        election.handle_input(ms(1060), Input::Ask { from: B, epoch: Epoch { term, node: B } });
+    }
+    election.handle_input(ms(1070), Input::Answer { from: B, beat: None });
+    run(&mut election, 1160);
+    assert_eq!((election.role(), election.epoch()), (Role::Master, Some(Epoch { term: 7, node: ME })));
 }
 
 /// Both have a list that puts the other first: only one steps back.

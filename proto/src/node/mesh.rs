@@ -107,6 +107,9 @@ impl Node {
 
     fn hear(&mut self, now: Time, from: NodeId, message: Message) {
         self.roster.handle_input(now, roster::Input::Heard(from));
+        if !message.is_gossip() {
+            self.election.handle_input(now, election::Input::Heard(from));
+        }
         match message {
             Message::Beat(beat) => self.election.handle_input(now, election::Input::Beat { beat, direct: false }),
             Message::Ask(epoch) => self.election.handle_input(now, election::Input::Ask { from, epoch }),

@@ -1,21 +1,23 @@
 //! Random delays, losses, crashes, stops, partitions and forced claims, then quiet: what must never happen is checked
 //! by the group after every event, what must happen is checked here.
+//!
+//! Rule: the scenarios are the same in every run, so that a change is to blame for what fails; `LABMESH_SCENARIOS=n`
+//! draws n others.
 
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
 use proptest::prelude::*;
-use proptest::test_runner::{Config, TestRunner};
+use proptest::test_runner::{Config, RngSeed, TestRunner};
 
 use super::{Group, Link, Verbosity};
 use crate::config::Weight;
 use crate::election::Role;
 
-/// From the last fault to one master in each part of the network, in 99 of 100 scenarios: a start (1.2 s), or a lease
-/// and the claims of a small room.
-const USUALLY_SETTLED_WITHIN: Duration = Duration::from_millis(1500);
-/// And in all: two that lost everybody and became solo have to meet by a beacon (1 s) first, and then elect.
-const SETTLED_WITHIN: Duration = Duration::from_millis(3500);
+/// From the last fault until each part of the network has one master for good, with up to 90 ms for every message.
+const SETTLED_WITHIN: Duration = Duration::from_millis(1500);
+/// How long it is watched that it stays so, and that every roster becomes right.
+const WATCHED: Duration = Duration::from_secs(8);
 
 /// Without multicast: the longest wait between two dials of one address, and a silent connection.
 const JOINED_WITHIN: Duration = Duration::from_secs(40);
@@ -117,6 +119,17 @@ fn group(scenario: &Scenario) -> Group {
     group
 }
 
+/// A runner of so many scenarios, always the same, or of as many others as the environment asks for.
+#[expect(clippy::disallowed_methods, reason = "a test that draws more on request")]
+fn runner(cases: u32) -> TestRunner {
+    let drawn = std::env::var("LABMESH_SCENARIOS").ok().map(|n| n.parse().expect("LABMESH_SCENARIOS is a number"));
+    let config = Config { failure_persistence: None, ..Config::default() };
+    TestRunner::new(match drawn {
+        Some(cases) => Config { cases, ..config },
+        None => Config { cases, rng_seed: RngSeed::Fixed(1), ..config },
+    })
+}
+
 /// Plays all faults, then quiet. Returns how long it took to settle, or the last lines of the dialogue.
 fn play(scenario: &Scenario, group: &mut Group) -> Result<Duration, String> {
     for host in 0..group.len() {
@@ -131,6 +144,7 @@ fn play(scenario: &Scenario, group: &mut Group) -> Result<Duration, String> {
         group.resume(host);
         group.set_deaf(host, false);
     }
+    group.set_link(Link { loss_permille: 0, ..group.link });
     group.note("* quiet");
     if !scenario.multicast {
         // A chain of addresses joins those who run only if no link of it is missing.
@@ -141,10 +155,14 @@ fn play(scenario: &Scenario, group: &mut Group) -> Result<Duration, String> {
             .iter()
             .for_each(|host| start(group, *host));
     }
-    let limit = if scenario.multicast { SETTLED_WITHIN } else { JOINED_WITHIN };
-    let settled = group.settle(limit);
+    let settled = if scenario.multicast {
+        Some(group.last_unsettled(WATCHED)).filter(|settled| *settled <= SETTLED_WITHIN)
+    } else {
+        let settled = group.settle(JOINED_WITHIN);
+        group.advance(WATCHED);
+        settled
+    };
     let Some(settled) = settled else { return Err(format!("not settled:\n{}", tail(group))) };
-    group.advance(Duration::from_secs(8));
     let before = group.take_log();
     group.set_verbosity(Verbosity::Roles);
     group.advance(Duration::from_secs(5));
@@ -167,8 +185,7 @@ fn tail(group: &mut Group) -> String {
 #[expect(clippy::print_stderr, reason = "the longest rivalry is a result that people want to see")]
 fn one_master_in_each_part_soon_after_the_last_fault() {
     let (longest, times) = (Cell::new(Duration::ZERO), RefCell::new(Vec::new()));
-    let mut runner = TestRunner::new(Config { cases: 1500, failure_persistence: None, ..Config::default() });
-    let result = runner.run(&scenario(true), |scenario| {
+    let result = runner(1500).run(&scenario(true), |scenario| {
         let mut group = group(&scenario);
         let settled = play(&scenario, &mut group).map_err(TestCaseError::fail)?;
         times.borrow_mut().push(settled);
@@ -180,15 +197,18 @@ fn one_master_in_each_part_soon_after_the_last_fault() {
     }
     let mut times = times.into_inner();
     times.sort_unstable();
-    let (usual, slowest) = (times[times.len() * 99 / 100], times[times.len() - 1]);
-    eprintln!("longest rivalry {:?}, settled within {usual:?} (p99), {slowest:?} (max)", longest.get());
-    assert!(usual <= USUALLY_SETTLED_WITHIN, "99 of 100 settled within {usual:?} only");
+    let [median, usual, most, slowest] = [500, 990, 999, 1000].map(|n| times[(times.len() - 1) * n / 1000]);
+    eprintln!(
+        "{} scenarios settled within {median:.1?} (p50), {usual:.1?} (p99), {most:.1?} (p99.9), {slowest:.1?} (max); \
+         longest rivalry {:.1?}",
+        times.len(),
+        longest.get()
+    );
 }
 
 #[test]
 fn addresses_alone_join_everybody() {
-    let mut runner = TestRunner::new(Config { cases: 1000, failure_persistence: None, ..Config::default() });
-    let result = runner.run(&scenario(false), |scenario| {
+    let result = runner(1000).run(&scenario(false), |scenario| {
         let mut group = group(&scenario);
         play(&scenario, &mut group).map_err(TestCaseError::fail).map(|_| ())
     });
@@ -237,80 +257,4 @@ fn thirty_that_start_together_follow_one_master_within_two_and_a_half_seconds() 
         let settled = group.settle(Duration::from_millis(2500));
         assert!(settled.is_some(), "seed {seed}: {}", tail(&mut group));
     }
-}
-
-#[test]
-#[expect(clippy::print_stderr, clippy::disallowed_methods, reason = "temporary")]
-fn survey() {
-    use proptest::strategy::ValueTree;
-    use proptest::test_runner::RngSeed;
-    let Some(n) = std::env::var("SURVEY").ok().and_then(|n| n.parse::<usize>().ok()) else { return };
-    let seed = std::env::var("SURVEY_SEED").ok().and_then(|n| n.parse::<u64>().ok()).unwrap_or(1);
-    let handles: Vec<_> = (0..2u64)
-        .map(|t| {
-            std::thread::spawn(move || {
-                let mut runner = TestRunner::new(Config {
-                    rng_seed: RngSeed::Fixed(seed * 1000 + t),
-                    failure_persistence: None,
-                    ..Config::default()
-                });
-                let strategy = scenario(true);
-                let mut found = Vec::new();
-                let mut rival = Duration::ZERO;
-                for _ in 0..n / 2 {
-                    let scenario = strategy.new_tree(&mut runner).unwrap().current();
-                    let mut group = group(&scenario);
-                    for host in 0..group.len() {
-                        start(&mut group, host);
-                    }
-                    for (wait_ms, fault) in &scenario.faults {
-                        group.advance(Duration::from_millis(*wait_ms));
-                        group.note(&format!("* {fault:?}"));
-                        inflict(&mut group, fault);
-                    }
-                    for host in 0..group.len() {
-                        group.resume(host);
-                        group.set_deaf(host, false);
-                    }
-                    group.note("* quiet");
-                    if std::env::var("NOLOSS").is_ok() {
-                        group.set_link(Link { loss_permille: 0, ..group.link });
-                    }
-                    let last = group.last_unsettled(Duration::from_secs(6));
-                    rival = rival.max(group.rivals_longest());
-                    found.push((last, scenario, tail(&mut group)));
-                    found.sort_by_key(|(last, ..)| std::cmp::Reverse(*last));
-                    for f in found.iter_mut().skip(40) {
-                        f.2 = String::new();
-                        f.1.faults = Vec::new();
-                    }
-                }
-                (found, rival)
-            })
-        })
-        .collect();
-    let mut all = Vec::new();
-    let mut rival = Duration::ZERO;
-    for h in handles {
-        let (f, r) = h.join().unwrap();
-        all.extend(f);
-        rival = rival.max(r);
-    }
-    all.sort_by_key(|(last, ..)| std::cmp::Reverse(*last));
-    let at = |p: usize| all[all.len() * p / 1000].0;
-    let over = all.iter().filter(|(l, ..)| *l > Duration::from_millis(1500)).count();
-    eprintln!(
-        "n {} max {:?} p99.9 {:?} p99 {:?} p90 {:?} p50 {:?} over1.5: {over} rivals {rival:?}",
-        all.len(),
-        at(0),
-        at(1),
-        at(10),
-        at(100),
-        at(500)
-    );
-    let mut text = String::new();
-    for (last, scenario, log) in all.iter().take(40) {
-        text += &format!("==== {last:?} {scenario:?}\n{log}\n");
-    }
-    std::fs::write("/tmp/survey.txt", text).unwrap();
 }

@@ -61,6 +61,9 @@ impl Group {
         let Some(parts) = &mut self.hosts[host].parts else { return };
         let beat = parts.election.latest_beat();
         parts.roster.handle_input(now, roster::Input::Heard(from));
+        if !message.is_gossip() {
+            parts.election.handle_input(now, election::Input::Heard(from));
+        }
         let vote = match message {
             Message::Beat(beat) => election::Input::Beat { beat, direct: false },
             Message::Ask(epoch) => election::Input::Ask { from, epoch },

@@ -133,7 +133,10 @@ impl World {
             return;
         }
         self.sides.fill(0);
-        self.later(RETRANSMISSION, Event::ReleaseWords);
+        let held: Vec<_> = self.control.held(self.now).collect();
+        for ((from, to), silence) in held {
+            self.later(silence, Event::ReleaseWords { from, to });
+        }
         let ends: Vec<End> = self.frozen.iter().map(|&(conn, side)| End { conn, side }).collect();
         for end in ends {
             self.later(RETRANSMISSION, Event::Thaw(end));
