@@ -143,6 +143,7 @@ fn what_was_slow_once_is_settled_in_time() {
         misfortune(16_919_616_601_895_127_803, 12, [3, 2, 2, 1, 3], 164),
         // A restarted follower whose greeting waited in a connection that a short cut had silenced.
         misfortune(13_672_763_680_306_449_455, 4, [3, 1, 3, 3, 2], 41),
+        // A restarted follower that dialled its master in a cut, and did not ask for the roster when it was connected.
         misfortune(8_876_409_701_589_166_534, 9, [3, 0, 2, 0, 1], 211),
         misfortune(1_463_697_361_565_778_374, 6, [5, 2, 3, 2, 0], 224),
         misfortune(4_587_525_794_350_583_979, 4, [2, 0, 3, 3, 1], 128),
