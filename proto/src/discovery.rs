@@ -226,6 +226,11 @@ impl Discovery {
         self.known.values().filter(|known| known.up).count()
     }
 
+    /// Whether a control connection stands with that node.
+    pub fn is_connected(&self, node: &NodeId) -> bool {
+        self.known.get(node).is_some_and(|known| known.up)
+    }
+
     fn on_join(&mut self, addr: SocketAddr) {
         if self.joins.len() < JOIN_MAX && !self.joins.iter().any(|join| join.addr == addr) {
             self.joins.push(Join { addr, node: None, attempts: Attempts::default() });

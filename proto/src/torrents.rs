@@ -1,7 +1,7 @@
 //! Torrents that somebody here asked for, and who is asked for them.
 //!
 //! Rule: holders are asked one after the other, the next when one says no, sends something else, or is silent for two
-//! seconds. What comes counts only if it is the torrent of that info hash. Not here: what the torrent is for.
+//! seconds. Who is not connected is dialled and asked then. What comes counts only if it is the torrent of that info hash. Not here: what the torrent is for.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -43,6 +43,8 @@ pub enum Input {
         /// Of which image.
         info_hash: InfoHash,
     },
+    /// A connection with this node stands now: what it was asked before it did was not said.
+    Up(NodeId),
 }
 
 /// What is to be done.
@@ -112,6 +114,11 @@ impl Torrents {
                 }
             }
             Input::Denied { from, info_hash } => self.denied(now, from, info_hash),
+            Input::Up(node) => {
+                let asked = self.wanted.iter().filter(|(_, wanted)| wanted.asked == Some(node));
+                let again = asked.map(|(info_hash, _)| Output::Ask { to: node, info_hash: *info_hash });
+                self.outputs.extend(again);
+            }
         }
     }
 
@@ -186,6 +193,19 @@ mod tests {
         torrents.handle_input(due, Input::Came { from: node(2), info_hash, bytes });
         assert_eq!(torrents.poll_output(), Some(Output::Got(right)), "late is fine");
         assert_eq!(torrents.poll_timeout(), None);
+    }
+
+    #[test]
+    fn who_was_not_connected_is_asked_once_it_is() {
+        let info_hash = InfoHash([1; 20]);
+        let mut torrents = Torrents::default();
+        let ask = Some(Output::Ask { to: node(1), info_hash });
+        torrents.handle_input(Time(0), Input::Want { info_hash, holders: vec![node(1), node(2)] });
+        assert_eq!(torrents.poll_output(), ask);
+        torrents.handle_input(Time(0), Input::Up(node(2)));
+        assert_eq!(torrents.poll_output(), None, "that one was not asked");
+        torrents.handle_input(Time(0), Input::Up(node(1)));
+        assert_eq!(torrents.poll_output(), ask);
     }
 
     #[test]

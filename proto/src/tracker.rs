@@ -5,7 +5,7 @@
 //!
 //! * Our own nodes are told their [`crate::neighbours`] when they announce, and again when these change. The choice is
 //!   made at once in a calm swarm and at most every [`REGROUP_EVERY`] in a busy one. They leave by saying so or when
-//!   the roster gives them up, never by silence. Two whole copies are not told of each other.
+//!   the roster gives them up; since that word may be lost, also by [`ANNOUNCE_EXPIRY`] of silence. Two whole copies are not told of each other.
 //! * Foreign clients get an ordinary random answer, seeds first, seeds no seeds, and leave after [`ANNOUNCE_EXPIRY`].
 //!   They are handed our nodes, and each is handed to a few of our nodes.
 //! * While somebody misses a piece and fewer than [`SEEDERS_WANTED`] of our nodes seed, idle copies are woken. Foreign
@@ -370,6 +370,7 @@ impl Tracker {
         if !self.master {
             return;
         }
+        self.sweep_at = self.sweep_at.or(Some(now + BOOK_SWEEP_EVERY));
         let info_hash = announce.info_hash;
         let Some(swarm) = self.swarm(info_hash) else { return };
         // The last announce of a node that leaves may also be the one that says `completed`.
@@ -515,14 +516,24 @@ impl Tracker {
     }
 
     fn sweep(&mut self, now: Time) {
-        let swarms: Vec<InfoHash> = self.swarms.iter().filter(|(_, s)| s.clients() > 0).map(|(h, _)| *h).collect();
+        let swarms: Vec<InfoHash> = self.swarms.keys().copied().collect();
         for info_hash in swarms {
             let Some(swarm) = self.swarms.get_mut(&info_hash) else { continue };
-            let gone = swarm.retain_clients(|client| now.since(client.seen) < ANNOUNCE_EXPIRY);
+            let speaks = |peer: &swarm::Peer| now.since(peer.seen) < ANNOUNCE_EXPIRY;
+            let left = swarm.retain_nodes(speaks);
+            let gone = swarm.retain_clients(speaks);
+            if left {
+                self.changed(now, info_hash, Change { regroup: true, completed: false });
+            }
             self.clients_left(now, info_hash, gone);
             self.forget_if_idle(info_hash);
         }
-        self.sweep_at = (self.clients > 0).then_some(now + BOOK_SWEEP_EVERY);
+        self.sweep_at = self.has_somebody().then_some(now + BOOK_SWEEP_EVERY);
+    }
+
+    /// Whether anybody in any book could fall silent.
+    fn has_somebody(&self) -> bool {
+        self.clients > 0 || self.swarms.values().any(Swarm::has_nodes)
     }
 
     // ---- masters come and go

@@ -3,7 +3,7 @@
 //! Model: each machine has an up and a down server of so many bytes a second. A server gives each connection with a
 //! block at its front one block in turn (round robin with a window tends to max-min fair shares: Hahne 1991).
 //! Between the two lies the latency. Messages without payload cost no time of a server but keep their place in the
-//! stream. A connection has [`WINDOW`] bytes under way at most, as TCP has.
+//! stream. A connection has a window of bytes under way at most, as TCP has.
 //!
 //! Not here: packets, slow start, loss of stream data; who may reach whom ([`crate::faults`]).
 
@@ -13,8 +13,6 @@ use std::time::Duration;
 use labmesh_proto::id::{Block, ConnId, ImageIndex, Time};
 use labmesh_proto::wire::peer::{Handshake, Message};
 
-/// What one connection may have between the two servers: a gigabit for 8 ms.
-const WINDOW: u64 = 1 << 20;
 /// Headers of Ethernet, IP and TCP: 78 of 1526 bytes on the wire carry no payload.
 const WIRE_PER_PAYLOAD: (u64, u64) = (1538, 1448);
 
@@ -32,7 +30,8 @@ pub enum Item {
 }
 
 impl Item {
-    fn bytes(&self) -> u64 {
+    /// Payload bytes.
+    pub fn bytes(&self) -> u64 {
         match self {
             Self::Block(block) => u64::from(block.len),
             Self::Accept(_) | Self::Message(_) | Self::End => 0,
@@ -96,10 +95,15 @@ struct Server {
 
 impl Server {
     fn duration(&self, bytes: u64) -> Duration {
-        let wire = u128::from(bytes) * u128::from(WIRE_PER_PAYLOAD.0) / u128::from(WIRE_PER_PAYLOAD.1);
-        let nanos = wire * 1_000_000_000 / u128::from(self.bytes_per_second);
-        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+        wire_time(bytes, self.bytes_per_second)
     }
+}
+
+/// How long so many payload bytes and their headers take on a cable of so many bytes a second.
+pub fn wire_time(bytes: u64, bytes_per_second: u64) -> Duration {
+    let wire = u128::from(bytes) * u128::from(WIRE_PER_PAYLOAD.0) / u128::from(WIRE_PER_PAYLOAD.1);
+    let nanos = wire * 1_000_000_000 / u128::from(bytes_per_second);
+    Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }
 
 /// What the world has to bring about.
@@ -117,6 +121,7 @@ pub enum Step {
 #[derive(Debug)]
 pub struct Network {
     latency: Duration,
+    window: u64,
     up: Vec<Server>,
     down: Vec<Server>,
     /// Every connection there ever was; an index is never used again.
@@ -129,9 +134,9 @@ pub struct Network {
 
 impl Network {
     /// No machine yet.
-    pub fn new(latency: Duration) -> Self {
+    pub fn new(latency: Duration, window: u64) -> Self {
         let (up, down, connections) = (Vec::new(), Vec::new(), Vec::new());
-        Self { latency, up, down, connections, sent: Vec::new(), received: Vec::new() }
+        Self { latency, window, up, down, connections, sent: Vec::new(), received: Vec::new() }
     }
 
     /// One way.
@@ -139,13 +144,19 @@ impl Network {
         self.latency
     }
 
-    /// Plugs in a machine with a cable of so many bytes a second in each direction.
-    pub fn add(&mut self, bytes_per_second: u64) {
-        let server = || Server { bytes_per_second: bytes_per_second.max(1), turn: VecDeque::new(), serving: None };
-        self.up.push(server());
-        self.down.push(server());
+    /// Plugs in a machine with a cable that sends and receives so many bytes a second.
+    pub fn add(&mut self, up: u64, down: u64) {
+        let server = |rate: u64| Server { bytes_per_second: rate.max(1), turn: VecDeque::new(), serving: None };
+        self.up.push(server(up));
+        self.down.push(server(down));
         self.sent.push(0);
         self.received.push(0);
+    }
+
+    /// From its next block on, a machine's cable is that fast.
+    pub fn set_rates(&mut self, machine: usize, up: u64, down: u64) {
+        self.up[machine].bytes_per_second = up.max(1);
+        self.down[machine].bytes_per_second = down.max(1);
     }
 
     /// A connection that the first machine opens with the second, each in its present life.
@@ -193,7 +204,7 @@ impl Network {
 
     /// Sends messages, and queues for the up server when a block is at the front and the window is open.
     fn pump(&mut self, now: Time, end: End, steps: &mut Vec<(Time, Step)>) {
-        let latency = self.latency;
+        let (latency, window) = (self.latency, self.window);
         let half = self.half(end);
         while half.out.front().is_some_and(|item| item.bytes() == 0) && !half.in_up_turn {
             if let Some(item) = half.out.pop_front() {
@@ -201,7 +212,7 @@ impl Network {
             }
         }
         let Some(bytes) = half.out.front().map(Item::bytes).filter(|bytes| *bytes > 0) else { return };
-        if !half.in_up_turn && (half.under_way == 0 || half.under_way + bytes <= WINDOW) {
+        if !half.in_up_turn && (half.under_way == 0 || half.under_way + bytes <= window) {
             half.in_up_turn = true;
             let machine = half.machine;
             self.up[machine].turn.push_back(end);
@@ -305,8 +316,8 @@ mod tests {
 
     /// Sends `blocks` blocks of 250 kB over each pair of machines; when each pair has its last.
     fn finish_times(machines: usize, pairs: &[(usize, usize)], blocks: u32) -> Vec<f64> {
-        let mut network = Network::new(Duration::from_micros(100));
-        (0..machines).for_each(|_| network.add(100 * MBYTE));
+        let mut network = Network::new(Duration::from_micros(100), 1 << 20);
+        (0..machines).for_each(|_| network.add(100 * MBYTE, 100 * MBYTE));
         let geometry = Geometry::new(u64::from(blocks) * 250_000, 250_000).unwrap();
         let (mut queue, mut steps) = (Queue::new(), Vec::new());
         for (from, to) in pairs {

@@ -11,12 +11,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use labmesh_proto::bitfield::Bitfield;
 use labmesh_proto::config::{Mode, SeedTime};
 use labmesh_proto::id::{ConnId, ImageIndex, NodeId, RequestId, Time};
-use labmesh_proto::io::{Command, Input, Output, Reply};
-use labmesh_proto::node::{Node, Role, Status};
-use labmesh_proto::wire::control::{Beat, TransferState};
+use labmesh_proto::io::{self, Input, Output};
+use labmesh_proto::node::Node;
+use labmesh_proto::wire::control::{Beat, Message};
 use labmesh_proto::wire::metainfo::{Metainfo, piece_length_for};
 use labmesh_proto::wire::peer::Handshake;
 use rand_chacha::ChaCha8Rng;
@@ -24,30 +23,36 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::check::Checker;
 use crate::control::{Control, Word};
-use crate::disk::{Copy, Disk};
-use crate::faults::{Fault, below, plan};
+use crate::disk::Copy;
+use crate::faults::{Fault, below, chosen, plan};
 use crate::network::{End, Item, Network, Step};
 use crate::queue::Queue;
 use crate::scenario::Scenario;
-use crate::trace::{In, Out, Trace};
+use crate::storm;
+use crate::trace::Trace;
+use crate::trunk::Trunk;
 
 mod links;
 mod machine;
 mod mishaps;
+mod people;
+mod storage;
+mod truth;
 
+pub use self::machine::machine_at;
 use self::machine::{Machine, Power};
 
 const CONTROL_PORT: u16 = 6970;
 const PEER_PORT: u16 = 6881;
 const HTTP_PORT: u16 = 6969;
-/// The image of every scenario.
-pub const IMAGE: &str = "lab.img";
-/// Between two tries of a person whose `get` was refused.
-const ASK_AGAIN: Duration = Duration::from_millis(500);
+/// Between two looks for a `get` that hangs.
+const WATCH_EVERY: Duration = Duration::from_secs(5);
+/// Between two questions of a browser that found nobody (RFC 6762, s. 5.2).
+const BROWSE_AGAIN: Duration = Duration::from_secs(1);
+/// Machines do not share the origin of their clocks: so many seconds lie between two of them at most.
+const CLOCKS_APART: u64 = 100_000;
 /// Timeouts of one machine at one moment; more means that its timer does not advance.
 const TIMEOUTS_AT_ONCE: u32 = 10_000;
-/// Memory for pieces in flight, as the default configuration has it.
-const PIECE_BUFFER_BYTES: u64 = 64 << 20;
 
 /// What happens next.
 #[derive(Debug)]
@@ -98,10 +103,18 @@ enum Event {
         conn: ConnId,
     },
     Network(Step),
+    /// The cable between the sites has passed a block of that side's.
+    Trunk(usize),
     Thaw(End),
     Fault(Fault),
-    Ask(usize),
+    /// A person wants an image.
+    Ask(usize, usize),
+    /// There must be one master.
     Inspect,
+    /// Everybody who misses pieces must say whom it waits for.
+    Hear(usize),
+    /// No `get` may hang.
+    Watch,
 }
 
 /// A room in virtual time.
@@ -110,14 +123,24 @@ pub struct World {
     queue: Queue<Event>,
     rng: ChaCha8Rng,
     scenario: Scenario,
-    metainfo: Option<Arc<Metainfo>>,
+    images: Vec<Arc<Metainfo>>,
     machines: Vec<Machine>,
     network: Network,
+    trunk: Option<Trunk>,
     control: Control,
     frozen: BTreeSet<(usize, usize)>,
     sides: Vec<u8>,
     loss: u16,
-    requests: BTreeMap<RequestId, usize>,
+    /// Of a thousand control messages so many are lost, and so many come twice.
+    words: (u16, u16),
+    /// The last message and what the codec made of it: most go to many.
+    coded: Option<(Message, Message)>,
+    /// Who asked, and for which image.
+    requests: BTreeMap<RequestId, (usize, usize)>,
+    /// When the last thing went wrong, or was put right.
+    disturbed: Time,
+    /// How often a peer was refused for bad data.
+    refusals: usize,
     next_request: u64,
     steps: Vec<(Time, Step)>,
     master_died: bool,
@@ -127,42 +150,53 @@ pub struct World {
     pub trace: Trace,
 }
 
-/// A torrent of that size whose piece hashes are nobody's.
-pub fn metainfo(size: u64) -> Arc<Metainfo> {
+/// The torrent of the image of that number, whose piece hashes are nobody's.
+pub fn metainfo(number: usize, size: u64) -> Arc<Metainfo> {
     let piece_length = piece_length_for(size);
     let pieces = size.div_ceil(u64::from(piece_length)) as usize;
-    let mut info = format!(
-        "d6:lengthi{size}e4:name{}:{IMAGE}12:piece lengthi{piece_length}e6:pieces{}:",
-        IMAGE.len(),
-        pieces * 20
-    )
-    .into_bytes();
+    let name = image_name(number);
+    let mut info =
+        format!("d6:lengthi{size}e4:name{}:{name}12:piece lengthi{piece_length}e6:pieces{}:", name.len(), pieces * 20)
+            .into_bytes();
     info.resize(info.len() + pieces * 20, 0x5a);
     info.push(b'e');
     Arc::new(Metainfo::from_info(info).expect("our own torrent is within the limits"))
 }
 
+/// What the image of that number is called.
+pub fn image_name(number: usize) -> String {
+    format!("lab{}.img", number + 1)
+}
+
 impl World {
     /// The room of a scenario at its first moment.
-    pub fn new(scenario: &Scenario, seed: u64, keep_trace: bool) -> Self {
+    pub fn new(scenario: &Scenario, seed: u64) -> Self {
+        let scenario = if scenario.storm { storm::drawn(scenario, seed) } else { scenario.clone() };
+        let lab = &scenario.lab;
+        let images = if lab.image.0 > 0 { lab.images } else { 0 };
         let mut world = Self {
             now: Time(0),
             queue: Queue::new(),
             rng: ChaCha8Rng::seed_from_u64(seed),
-            scenario: scenario.clone(),
-            metainfo: (scenario.lab.image.0 > 0).then(|| metainfo(scenario.lab.image.0)),
+            images: (0..images).map(|number| metainfo(number, lab.image.0)).collect(),
             machines: Vec::new(),
-            network: Network::new(scenario.lab.latency.0),
+            network: Network::new(lab.latency.0, lab.window.0),
+            trunk: lab.uplink.map(|rate| Trunk::new(rate.0)),
             control: Control::default(),
             frozen: BTreeSet::new(),
             sides: vec![0; scenario.machines()],
             loss: 0,
+            words: (0, 0),
+            coded: None,
             requests: BTreeMap::new(),
+            disturbed: Time(0),
+            refusals: 0,
             next_request: 0,
             steps: Vec::new(),
             master_died: false,
-            checker: Checker::default(),
-            trace: Trace::new(keep_trace),
+            checker: Checker::new(lab.buffers.0),
+            trace: Trace::new(),
+            scenario,
         };
         world.furnish();
         world
@@ -175,39 +209,47 @@ impl World {
         for start in std::iter::repeat_n(Duration::ZERO, scenario.lab.machines).chain(late) {
             self.add_machine(start);
         }
-        for (at, fault) in plan(&scenario.faults, self.machines.len(), &mut self.rng) {
+        let machines = self.machines.len();
+        let random = plan(&scenario.faults, machines, &mut self.rng);
+        for (at, fault) in chosen(&scenario.accident, machines).into_iter().chain(random) {
             self.queue.push(at, Event::Fault(fault));
         }
-        let settled = scenario.last_fault().max(Duration::from_secs(2)) + scenario.expect.one_master_within.0;
+        let started = Duration::from_secs(2) + scenario.lab.starts_within.0;
+        let settled = scenario.last_fault().max(started) + scenario.expect.one_master_within.0;
         self.queue.push(Time(0) + settled, Event::Inspect);
+        if !self.images.is_empty() {
+            self.queue.push(Time(0) + WATCH_EVERY, Event::Watch);
+        }
     }
 
     fn add_machine(&mut self, start: Duration) {
         let index = self.machines.len();
+        let lab = self.scenario.lab.clone();
         let mut id = NodeId::default();
         self.rng.fill_bytes(&mut id.0);
-        let mut machine = Machine::new(id, index, Disk::new(self.scenario.lab.disk.0));
-        machine.starts_at = Time(0) + start;
-        if let Some(metainfo) = &self.metainfo {
-            if index < self.scenario.lab.holders {
-                let journal = Bitfield::full(metainfo.geometry().pieces());
-                let (mode, seed_time) = (Mode::Seeder, Some(SeedTime::Forever));
-                let copy =
-                    Copy { metainfo: metainfo.clone(), journal, complete: true, mode, seed_time, stopped: false };
-                machine.disk.copies.insert((IMAGE.to_owned(), metainfo.info_hash()), copy);
+        let mut machine = Machine::new(id, index, &self.scenario);
+        let spread = Duration::from_nanos(below(&mut self.rng, lab.starts_within.0.as_nanos() as u64));
+        machine.starts_at = Time(0) + start + spread;
+        machine.ahead = Duration::from_secs(below(&mut self.rng, CLOCKS_APART));
+        // A late machine asks as soon as it is up.
+        let asks_at = if start.is_zero() { machine.starts_at.max(Time(0) + lab.get_at.0) } else { machine.starts_at };
+        self.checker.add(id);
+        self.trace.add(id);
+        self.queue.push(machine.starts_at, Event::Fault(Fault::Start(index)));
+        for (number, metainfo) in self.images.iter().enumerate() {
+            if index < lab.holders && index % lab.images == number {
+                let copy = Copy::new(metainfo.clone(), true, Mode::Seeder, Some(SeedTime::Forever));
+                machine.disk.copies.insert((image_name(number), metainfo.info_hash()), copy);
+                self.checker.is_whole(index, metainfo.info_hash());
             } else {
-                // A late machine asks as soon as it is up.
-                machine.asks_at = Some(Time(0) + if start.is_zero() { self.scenario.lab.get_at.0 } else { start });
+                machine.wants.push(number);
+                machine.asks_at = Some(asks_at);
+                self.queue.push(asks_at, Event::Ask(index, number));
             }
         }
-        self.network.add(self.scenario.lab.link.0);
+        self.network.add(machine.up, machine.down);
         self.control.add();
-        self.checker.add(id);
-        if let Some(at) = machine.asks_at {
-            self.queue.push(at, Event::Ask(index));
-        }
         self.machines.push(machine);
-        self.queue.push(Time(0) + start, Event::Fault(Fault::Start(index)));
     }
 
     /// Lets everything happen until the scenario's end.
@@ -215,17 +257,35 @@ impl World {
     /// # Errors
     /// With the moment, the machine and what it must not have done.
     pub fn run(&mut self) -> Result<(), String> {
-        let end = Time(0) + self.scenario.lab.ends_at.0;
-        while let Some((at, event)) = self.queue.pop_until(end) {
+        self.run_until(self.ends_at())?;
+        self.checker.contest(self.now, false);
+        Ok(())
+    }
+
+    /// Lets everything happen until then: a part of [`Self::run`], which must follow.
+    ///
+    /// # Errors
+    /// As for [`Self::run`].
+    pub fn run_until(&mut self, until: Time) -> Result<(), String> {
+        while let Some((at, event)) = self.queue.pop_until(until) {
             self.now = at;
             self.happen(event).map_err(|what| format!("{:.6} s: {what}", at.as_secs_f64()))?;
             for (at, step) in self.steps.drain(..) {
                 self.queue.push(at, Event::Network(step));
             }
         }
-        self.now = end;
-        self.checker.contest(end, false);
+        self.now = until;
         Ok(())
+    }
+
+    /// The moment it has come to.
+    pub fn now(&self) -> Time {
+        self.now
+    }
+
+    /// When the scenario ends.
+    pub fn ends_at(&self) -> Time {
+        Time(0) + self.scenario.lab.ends_at.0
     }
 
     fn happen(&mut self, event: Event) -> Result<(), String> {
@@ -245,10 +305,13 @@ impl World {
             }
             Event::PeerDown { machine, life, conn } => self.peer_down(machine, life, conn),
             Event::Network(step) => self.network_step(step),
+            Event::Trunk(site) => self.trunk_passed(site),
             Event::Thaw(end) => self.thaw(end),
             Event::Fault(fault) => self.fault(fault),
-            Event::Ask(machine) => self.ask(machine),
+            Event::Ask(machine, number) => self.ask(machine, number),
             Event::Inspect => self.settled(),
+            Event::Hear(master) => self.says_what_it_waits_for(master),
+            Event::Watch => self.watch(),
         }
     }
 
@@ -256,8 +319,13 @@ impl World {
         self.queue.push(self.now + delay, event);
     }
 
-    fn reaches(&self, a: usize, b: usize) -> bool {
-        self.sides[a] == self.sides[b]
+    /// Whether what `from` sends arrives at `to`.
+    fn reaches(&self, from: usize, to: usize) -> bool {
+        self.sides[from] == self.sides[to] && !self.machines[from].mute
+    }
+
+    fn reach_each_other(&self, a: usize, b: usize) -> bool {
+        self.reaches(a, b) && self.reaches(b, a)
     }
 
     fn latency(&self) -> Duration {
@@ -267,8 +335,7 @@ impl World {
     /// The machine of that address, if it listens on that port.
     fn at(&self, addr: SocketAddr, port: u16) -> Option<usize> {
         let IpAddr::V4(ip) = addr.ip() else { return None };
-        let [_, high, middle, low] = ip.octets();
-        let index = (usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low)).checked_sub(1)?;
+        let index = machine_at(ip)?;
         (index < self.machines.len() && addr.port() == port).then_some(index)
     }
 
@@ -293,21 +360,20 @@ impl World {
             }
             Power::Killed | Power::Off => return Ok(()),
         }
-        self.trace.note(self.now, index, format_args!("{}", In(&input)));
-        self.checker.input(index, &input);
-        if let Input::Block { range, .. } = &input {
-            let geometry = self.metainfo.as_ref().map(|m| m.geometry());
-            if let Some(block) = geometry.and_then(|g| g.block(range.piece, range.offset, range.len)) {
-                self.checker.delivering(index, block);
-            }
+        self.trace.input(self.now, index, &input);
+        self.checker.input(index, &input).map_err(|what| format!("pc{:03} {what}", index + 1))?;
+        if let Input::Block { conn, range } = &input {
+            self.look_at_block(index, *conn, *range);
         }
-        machine.remember(&input);
-        if matches!(input, Input::Finished { result: Ok(()), .. }) {
-            machine.complete_at.get_or_insert(self.now);
-        }
+        let machine = &mut self.machines[index];
+        let finished = machine.remember(self.now, &input);
+        let local = self.now + machine.ahead;
         let node = machine.node.as_mut().expect("a machine that is on runs a node");
-        node.handle_input(self.now, input);
+        node.handle_input(local, input);
         self.attend(index)?;
+        if let Some(hash) = finished {
+            self.finished(index, hash);
+        }
         self.kill_master_if_it_is_time();
         Ok(())
     }
@@ -319,16 +385,17 @@ impl World {
             return Ok(());
         }
         machine.armed = Time::NEVER;
+        let local = self.now + machine.ahead;
         let Some(node) = machine.node.as_mut() else { return Ok(()) };
         match node.poll_timeout() {
-            Some((at, why)) if at <= self.now => {
+            Some((at, why)) if at <= local => {
                 machine.timeouts_now = if machine.timed_out_at == self.now { machine.timeouts_now + 1 } else { 0 };
                 machine.timed_out_at = self.now;
                 if machine.timeouts_now > TIMEOUTS_AT_ONCE {
                     return Err(format!("pc{:03}: the timer {why:?} does not advance", index + 1));
                 }
-                self.trace.note(self.now, index, format_args!("< timer {why}"));
-                node.handle_timeout(self.now);
+                self.trace.timer(self.now, index, why);
+                node.handle_timeout(local);
                 self.attend(index)
             }
             _ => {
@@ -341,12 +408,12 @@ impl World {
     /// Carries out every output, then arms the timer.
     fn attend(&mut self, index: usize) -> Result<(), String> {
         while let Some(output) = self.machines[index].node.as_mut().and_then(Node::poll_output) {
-            self.trace.note(self.now, index, format_args!("{}", Out(&output)));
+            self.trace.output(self.now, index, &output);
             self.checker.output(index, &output).map_err(|what| format!("pc{:03} {what}", index + 1))?;
-            if matches!(output, Output::Event(_)) {
-                self.count_masters();
+            if let Output::Event(event) = &output {
+                self.hear_of(index, event);
             }
-            self.carry_out(index, output);
+            self.carry_out(index, output)?;
         }
         self.arm(index);
         Ok(())
@@ -354,7 +421,8 @@ impl World {
 
     fn arm(&mut self, index: usize) {
         let machine = &mut self.machines[index];
-        let deadline = machine.node.as_ref().and_then(Node::poll_timeout).map_or(Time::NEVER, |(at, _)| at);
+        let local = machine.node.as_ref().and_then(Node::poll_timeout).map(|(at, _)| at);
+        let deadline = local.filter(|at| *at < Time::NEVER).map_or(Time::NEVER, |at| at - machine.ahead);
         if deadline < machine.armed {
             machine.armed = deadline;
             let life = machine.life;
@@ -362,16 +430,21 @@ impl World {
         }
     }
 
-    fn carry_out(&mut self, me: usize, output: Output) {
+    fn carry_out(&mut self, me: usize, output: Output) -> Result<(), String> {
         match output {
             Output::Browse(_) | Output::Advertise(_) => self.discovery(me, &output),
             Output::Beat { to, beat } => {
                 for to in to.into_iter().filter_map(|addr| self.at(addr, CONTROL_PORT)).collect::<Vec<_>>() {
-                    self.later(self.latency(), Event::Datagram { from: me, to, beat: Box::new(beat) });
+                    if !self.is_lost(self.scenario.lab.lost_datagrams_permille) {
+                        self.later(self.latency(), Event::Datagram { from: me, to, beat: Box::new(beat) });
+                    }
                 }
             }
             Output::Beacon(beat) => {
                 for to in (0..self.machines.len()).filter(|to| *to != me) {
+                    if self.is_lost(self.scenario.lab.lost_multicasts_permille) {
+                        continue;
+                    }
                     self.later(self.latency(), Event::Datagram { from: me, to, beat: Box::new(beat) });
                 }
             }
@@ -382,10 +455,14 @@ impl World {
             Output::Hangup(node) => self.hang_up(me, node),
             Output::Send { to, message } => {
                 if let Some(to) = self.by_id(to).filter(|to| self.control.is_up(me, *to)) {
-                    self.later(self.latency(), Event::Word { from: me, to, word: Box::new(Word::Say(message)) });
+                    let message = self.through_codec(message)?;
+                    self.say(me, to, message);
                 }
             }
-            Output::Gossip(message) => self.gossip(me, &message),
+            Output::Gossip(message) => {
+                let message = self.through_codec(message)?;
+                self.gossip(me, &message);
+            }
             Output::Persist { epoch } => {
                 let at = self.machines[me].disk.small(self.now);
                 self.answer_at(at, me, Input::Persisted { epoch });
@@ -397,57 +474,44 @@ impl World {
             Output::Accept { conn, image, handshake } => self.accept(me, conn, image, handshake),
             Output::Close { conn, .. } => self.close(me, conn),
             Output::Peer { conn, message } => self.send_item(me, conn, Item::Message(message)),
-            Output::SendBlock { conn, block, .. } => self.send_item(me, conn, Item::Block(block)),
+            Output::SendBlock { conn, image, block } => self.read_and_send(me, conn, image, block),
             Output::Have { image, piece } => self.have(me, image, piece.get()),
             Output::Reply { id, reply } => self.replied(me, id, &reply),
-            Output::Open { .. } | Output::Verify { .. } | Output::Finish { .. } | Output::CloseImage { .. } => {
-                self.disk_work(me, output);
-            }
+            Output::Open { .. }
+            | Output::Store { .. }
+            | Output::Discard { .. }
+            | Output::Verify { .. }
+            | Output::Remember { .. }
+            | Output::Finish { .. }
+            | Output::CloseImage { .. } => self.disk_work(me, output),
             Output::SetAside { name } => self.machines[me].disk.set_aside(&name),
             Output::Delete { name } => drop(self.machines[me].disk.take(&name)),
             Output::MarkStopped { name, stopped } => {
                 let copies = self.machines[me].disk.copies.iter_mut();
                 copies.filter(|((own, _), _)| *own == name).for_each(|(_, copy)| copy.stopped = stopped);
             }
-            // Foreign clients, pages and host names have no place here; stored blocks are counted by the checker.
-            Output::HostName(_)
-            | Output::Announced { .. }
-            | Output::Store { .. }
-            | Output::Discard { .. }
-            | Output::Event(_)
-            | Output::Farewell => {}
+            // Foreign clients, pages and host names have no place here; events were heard before.
+            Output::HostName(_) | Output::Announced { .. } | Output::Event(_) | Output::Farewell => {}
+        }
+        Ok(())
+    }
+
+    /// What a machine says about itself may concern people, and those who count masters.
+    fn hear_of(&mut self, index: usize, event: &io::Event) {
+        match event {
+            io::Event::Transfer { info_hash, state, .. } => self.transfer_changed(index, *info_hash, *state),
+            io::Event::PeerRefused { .. } => self.refusals += 1,
+            io::Event::BecameMaster { .. }
+            | io::Event::BecameSolo
+            | io::Event::Following { .. }
+            | io::Event::LostMaster { .. } => self.count_masters(),
+            io::Event::MemberUp { .. } | io::Event::MemberDown { .. } | io::Event::Incompatible { .. } => {}
         }
     }
 
     fn answer_at(&mut self, at: Time, machine: usize, input: Input) {
         let life = self.machines[machine].life;
         self.queue.push(at, Event::Input(machine, life, Box::new(input)));
-    }
-
-    fn disk_work(&mut self, me: usize, output: Output) {
-        let machine = &mut self.machines[me];
-        let small = machine.disk.small(self.now);
-        match output {
-            Output::Open { image, name, metainfo, complete, mode, seed_time } => {
-                let hash = metainfo.info_hash();
-                machine.open(image, hash);
-                let pieces = metainfo.geometry().pieces();
-                let copy = machine.disk.copies.entry((name, hash)).or_insert_with(|| {
-                    let journal = Bitfield::empty(pieces);
-                    Copy { metainfo, journal, complete: false, mode, seed_time, stopped: false }
-                });
-                let found = if complete { Bitfield::full(pieces) } else { copy.journal.clone() };
-                self.answer_at(small, me, Input::Opened { image, result: Ok(found) });
-            }
-            Output::Verify { image, piece } => {
-                let bytes = self.metainfo.as_ref().map_or(0, |m| u64::from(m.geometry().piece_len(piece)));
-                let at = machine.disk.write(self.now, bytes);
-                self.answer_at(at, me, Input::Verified { image, piece, result: Ok(true) });
-            }
-            Output::Finish { image } => self.answer_at(small, me, Input::Finished { image, result: Ok(()) }),
-            Output::CloseImage { image } => machine.close(image),
-            _ => {}
-        }
     }
 
     // ---- discovery and heartbeat
@@ -473,8 +537,12 @@ impl World {
     }
 
     fn found(&mut self, browser: usize, found: usize) -> Result<(), String> {
+        if self.is_lost(self.scenario.lab.lost_multicasts_permille) {
+            self.later(BROWSE_AGAIN, Event::Found { browser, found });
+            return Ok(());
+        }
         let other = &self.machines[found];
-        if !self.reaches(browser, found) || !other.advertised || !self.machines[browser].browsing {
+        if !self.reach_each_other(browser, found) || !other.advertised || !self.machines[browser].browsing {
             return Ok(());
         }
         let input = Input::Found { node: Some(other.id), addr: SocketAddr::new(other.addr, CONTROL_PORT) };
@@ -482,94 +550,49 @@ impl World {
     }
 
     fn datagram(&mut self, from: usize, to: usize, beat: Beat) -> Result<(), String> {
-        let lost = self.loss > 0 && below(&mut self.rng, 1000) < u64::from(self.loss);
-        if lost || self.machines[to].deaf || !self.reaches(from, to) {
+        if self.is_lost(self.loss) || self.machines[to].deaf || !self.reaches(from, to) {
             return Ok(());
         }
         let from = SocketAddr::new(self.machines[from].addr, CONTROL_PORT);
         self.feed(to, Input::Beat { from, beat })
     }
 
-    // ---- people
-
-    fn ask(&mut self, index: usize) -> Result<(), String> {
-        let machine = &self.machines[index];
-        if machine.complete_at.is_some() {
-            return Ok(());
-        }
-        if machine.power != Power::On {
-            self.later(ASK_AGAIN, Event::Ask(index));
-            return Ok(());
-        }
-        let id = RequestId(self.next_request);
-        self.next_request += 1;
-        self.requests.insert(id, index);
-        let lab = &self.scenario.lab;
-        let (mode, seed_time) = (Some(lab.mode), lab.seed_time.map(|t| t.0));
-        let command = Command::Get { image: IMAGE.to_owned(), mode, seed_time, replace: false };
-        self.feed(index, Input::Command { id, command })
+    /// Of a thousand so many are.
+    fn is_lost(&mut self, permille: u16) -> bool {
+        permille > 0 && below(&mut self.rng, 1000) < u64::from(permille)
     }
-
-    fn replied(&mut self, me: usize, id: RequestId, reply: &Reply) {
-        if self.requests.remove(&id).is_none() {
-            return;
-        }
-        match reply {
-            Reply::Refused(_) => self.later(ASK_AGAIN, Event::Ask(me)),
-            Reply::AlreadyHere(_) => {
-                self.machines[me].complete_at.get_or_insert(self.now);
-            }
-            Reply::Started(_) | Reply::Done | Reply::Torrent(_) => {}
-        }
-    }
-
-    // ---- what is asked of the whole room
 
     /// Two masters that reach each other are a contest, however short.
     fn count_masters(&mut self) {
         let masters: Vec<usize> = self.checker.masters().filter(|m| self.machines[*m].power == Power::On).collect();
-        let contested = masters.iter().enumerate().any(|(n, a)| masters[..n].iter().any(|b| self.reaches(*a, *b)));
+        let contested =
+            masters.iter().enumerate().any(|(n, a)| masters[..n].iter().any(|b| self.reach_each_other(*a, *b)));
         self.checker.contest(self.now, contested);
     }
 
-    /// What every machine that is on says of itself.
-    pub fn statuses(&self) -> Vec<(usize, Status)> {
-        let running = self.machines.iter().enumerate().filter(|(_, m)| m.power == Power::On);
-        running.filter_map(|(index, m)| Some((index, m.node.as_ref()?.status(self.now)))).collect()
-    }
-
-    /// One master, and everybody that is on follows it.
-    fn settled(&self) -> Result<(), String> {
-        let statuses = self.statuses();
-        let masters: Vec<&str> = statuses
-            .iter()
-            .filter(|(_, s)| matches!(s.role, Role::Master | Role::Solo))
-            .map(|(_, s)| s.name.as_str())
-            .collect();
-        let [master] = masters[..] else { return Err(format!("expected one master, found {masters:?}")) };
-        let strays: Vec<&str> = statuses
-            .iter()
-            .filter(|(_, s)| s.name != master && s.master.as_deref() != Some(master))
-            .map(|(_, s)| s.name.as_str())
-            .collect();
-        if strays.is_empty() { Ok(()) } else { Err(format!("{strays:?} do not follow {master}")) }
-    }
-
-    /// When each machine that asked was complete, counted from its `get`.
-    pub fn finish_times(&self) -> Vec<Option<Duration>> {
-        let asked = self.machines.iter().filter_map(|m| Some((m.asks_at?, m.complete_at)));
-        asked.map(|(asked, complete)| complete.map(|at| at.since(asked))).collect()
-    }
-
-    /// How many machines that asked for the image seed it now.
-    pub fn seeding(&self) -> usize {
-        let seeds = |s: &Status| s.transfers.iter().any(|t| t.state == TransferState::Seeding);
-        self.statuses().iter().filter(|(m, s)| self.machines[*m].asks_at.is_some() && seeds(s)).count()
+    /// The scenario; a storm's is drawn.
+    pub fn scenario(&self) -> &Scenario {
+        &self.scenario
     }
 
     /// Payload bytes that each machine sent and received.
     pub fn traffic(&self) -> (&[u64], &[u64]) {
         (&self.network.sent, &self.network.received)
+    }
+
+    /// Payload bytes that left each site for the other.
+    pub fn between_sites(&self) -> [u64; 2] {
+        self.trunk.as_ref().map_or([0; 2], |trunk| [0, 1].map(|site| trunk.sent(site)))
+    }
+
+    /// How many images there are.
+    pub fn images(&self) -> usize {
+        self.images.len()
+    }
+
+    /// How often a peer was refused for bad data.
+    pub fn refusals(&self) -> usize {
+        self.refusals
     }
 
     /// How many events there were.

@@ -220,7 +220,7 @@ impl Node {
         Ok(None)
     }
 
-    /// Asks those who hold the image, the present ones first, and then whoever fetches it.
+    /// Asks those who hold the image or fetch it: the present ones first, of these the connected ones.
     fn want_torrent(&mut self, now: Time, info_hash: InfoHash, by: WantedBy) {
         let record_holders = self.catalogue.record(&info_hash).map_or(&[][..], |r| &r.holders);
         let fetching = self
@@ -230,8 +230,12 @@ impl Node {
             .filter(|node| self.board.of(node).iter().any(|report| report.info_hash == info_hash));
         let mut holders: Vec<_> =
             record_holders.iter().copied().chain(fetching).filter(|n| *n != self.config.id).collect();
-        holders.sort_by_key(|node| !self.roster.member(node).is_some_and(|e| e.live));
+        holders.sort_unstable();
         holders.dedup();
+        // With a stable order among equals; who only fetches has a torrent as good as any.
+        holders.sort_by_key(|node| {
+            (!self.roster.member(node).is_some_and(|e| e.live), !self.discovery.is_connected(node))
+        });
         self.wanted.push((info_hash, by));
         self.torrents.handle_input(now, torrents::Input::Want { info_hash, holders });
     }

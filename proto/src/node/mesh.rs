@@ -77,6 +77,7 @@ impl Node {
                 self.roster.handle_input(now, roster::Input::Up { node, addr });
                 self.discovery.handle_input(now, discovery::Input::Up { node, addr });
                 self.election.handle_input(now, election::Input::Up(node));
+                self.torrents.handle_input(now, torrents::Input::Up(node));
             }
             Input::ControlDown { node } => {
                 self.roster.handle_input(now, roster::Input::Down(node));
@@ -387,7 +388,13 @@ impl Node {
 
     pub(super) fn do_for_torrents(&mut self, now: Time, output: torrents::Output) {
         match output {
-            torrents::Output::Ask { to, info_hash } => self.send(to, Message::TorrentWanted(info_hash)),
+            torrents::Output::Ask { to, info_hash } if self.discovery.is_connected(&to) => {
+                self.send(to, Message::TorrentWanted(info_hash));
+            }
+            torrents::Output::Ask { to, .. } => {
+                let addr = self.roster.control_addr(&to);
+                self.outputs.extend(addr.map(|addr| Output::Dial { node: Some(to), addr }));
+            }
             torrents::Output::Got(metainfo) => self.torrent_came(now, metainfo.info_hash(), Some(&metainfo)),
             torrents::Output::Failed(info_hash) => self.torrent_came(now, info_hash, None),
         }

@@ -300,6 +300,20 @@ impl Swarm {
         gone.len()
     }
 
+    /// Lets those of our nodes leave that are not to be kept; whether any was.
+    pub(super) fn retain_nodes(&mut self, keep: impl Fn(&Peer) -> bool) -> bool {
+        let gone: Vec<NodeId> =
+            self.nodes.iter().filter(|(_, slot)| !keep(self.peer(**slot))).map(|(node, _)| *node).collect();
+        for node in &gone {
+            self.node_leaves(node);
+        }
+        !gone.is_empty()
+    }
+
+    pub(super) fn has_nodes(&self) -> bool {
+        !self.nodes.is_empty()
+    }
+
     /// Our nodes announce to another master now.
     pub(super) fn forget_nodes(&mut self) {
         while let Some((node, _)) = self.nodes.first_key_value() {

@@ -1,6 +1,7 @@
 //! Connections between the machines of the world: control and peers.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use labmesh_proto::id::{Block, ConnId, ImageIndex, NodeId};
 use labmesh_proto::io::Input;
@@ -10,8 +11,12 @@ use labmesh_proto::wire::peer::{self, Handshake, Range};
 use super::machine::Power;
 use super::{CONTROL_PORT, Event, PEER_PORT, World};
 use crate::control::{DIAL_TIMEOUT, Word};
+use crate::faults::below;
 use crate::network::{End, Item, Step};
+use crate::trunk::Pass;
 
+/// A message that comes twice comes again within this.
+const AGAIN_WITHIN: Duration = Duration::from_millis(20);
 /// What a dialler's own end of a peer connection looks like.
 const EPHEMERAL_PORT: u16 = 40_000;
 
@@ -26,7 +31,7 @@ impl World {
         node: Option<NodeId>,
         addr: SocketAddr,
     ) -> Result<(), String> {
-        let target = self.at(addr, CONTROL_PORT).filter(|to| *to != from && self.reaches(from, *to));
+        let target = self.at(addr, CONTROL_PORT).filter(|to| *to != from && self.reach_each_other(from, *to));
         let known = target.map(|to| self.machines[to].id).or(node);
         let unreachable = |refused| Input::ControlUnreachable { node: known, addr, refused };
         match target.map(|to| (to, self.machines[to].power)) {
@@ -54,10 +59,35 @@ impl World {
             return Ok(());
         }
         let node = self.machines[to].id;
-        if !self.reaches(from, to) || !self.control.is_up(to, from) {
+        if !self.reach_each_other(from, to) || !self.control.is_up(to, from) {
             return self.feed(from, Input::ControlUnreachable { node: Some(node), addr, refused: false });
         }
         if self.control.up(from, to) { self.feed(from, Input::ControlUp { node, addr: addr.ip() }) } else { Ok(()) }
+    }
+
+    /// A message as the other side will read it.
+    pub(super) fn through_codec(&mut self, message: Message) -> Result<Message, String> {
+        if let Some((said, read)) = &self.coded
+            && *said == message
+        {
+            return Ok(read.clone());
+        }
+        let read = Message::decode(&message.encode()).map_err(|error| format!("says what nobody takes: {error}"))?;
+        self.coded = Some((message, read.clone()));
+        Ok(read)
+    }
+
+    /// A message sets out; it may be lost, or come twice.
+    pub(super) fn say(&mut self, from: usize, to: usize, message: Message) {
+        let (lost, doubled) = self.words;
+        if self.is_lost(lost) {
+            return;
+        }
+        if self.is_lost(doubled) {
+            let delay = self.latency() + Duration::from_nanos(below(&mut self.rng, AGAIN_WITHIN.as_nanos() as u64));
+            self.later(delay, Event::Word { from, to, word: Box::new(Word::Say(message.clone())) });
+        }
+        self.later(self.latency(), Event::Word { from, to, word: Box::new(Word::Say(message)) });
     }
 
     pub(super) fn hang_up(&mut self, me: usize, node: NodeId) {
@@ -112,7 +142,7 @@ impl World {
         if self.machines[from].life != life {
             return Ok(());
         }
-        let target = self.at(addr, PEER_PORT).filter(|to| self.reaches(from, *to));
+        let target = self.at(addr, PEER_PORT).filter(|to| self.reach_each_other(from, *to));
         let unreachable = Box::new(Input::PeerUnreachable { image, addr });
         let to = match target.map(|to| (to, self.machines[to].power)) {
             Some((to, Power::On | Power::Suspended)) => to,
@@ -137,6 +167,11 @@ impl World {
     pub(super) fn accept(&mut self, me: usize, conn: ConnId, image: ImageIndex, handshake: Handshake) {
         let Some(end) = self.machines[me].end_of(conn) else { return };
         self.network.half(end).image = Some(image);
+        let other = self.network.half(end.other()).machine;
+        let accepted = &mut self.machines[me].accepted;
+        let length = accepted.len().max(conn.0 as usize + 1);
+        accepted.resize(length, None);
+        accepted[conn.0 as usize] = Some((image, other));
         // Only the one that was dialled answers: the dialler's handshake opened the connection.
         if end.side == 1 {
             self.network.send(self.now, end, Item::Accept(handshake), &mut self.steps);
@@ -203,8 +238,33 @@ impl World {
                 self.deliver_block(end, block)?;
                 self.deliver_messages(end)
             }
-            Step::Arrive(from, item) => self.arrive(from, item),
+            Step::Arrive(from, item) => self.leave_site(from, item),
         }
+    }
+
+    /// What goes to the other site passes the cable between them first.
+    fn leave_site(&mut self, from: End, item: Item) -> Result<(), String> {
+        let (sender, receiver) = (self.network.half(from).machine, self.network.half(from.other()).machine);
+        let site = self.machines[sender].site;
+        if site == self.machines[receiver].site {
+            return self.arrive(from, item);
+        }
+        match self.trunk.as_mut().map(|trunk| trunk.enter(self.now, site, from, item)) {
+            Some(Pass::Through(item)) => self.arrive(from, item),
+            Some(Pass::Waits(Some(at))) => {
+                self.queue.push(at, Event::Trunk(site));
+                Ok(())
+            }
+            Some(Pass::Waits(None)) | None => Ok(()),
+        }
+    }
+
+    pub(super) fn trunk_passed(&mut self, site: usize) -> Result<(), String> {
+        let Some((items, next)) = self.trunk.as_mut().map(|trunk| trunk.passed(self.now, site)) else { return Ok(()) };
+        if let Some(at) = next {
+            self.queue.push(at, Event::Trunk(site));
+        }
+        items.into_iter().try_for_each(|(from, item)| self.arrive(from, item))
     }
 
     /// What this end is called by the machine it belongs to, if that machine still has the same life.
@@ -269,6 +329,19 @@ impl World {
             }
             (Item::Message(message), Some(conn)) => self.feed(machine, Input::Peer { conn, message }),
             (Item::Accept(_) | Item::End | Item::Message(_) | Item::Block(_), _) => Ok(()),
+        }
+    }
+
+    /// What the world knows of a block that is about to be handed over: which it is, and whether it is good.
+    pub(super) fn look_at_block(&mut self, machine: usize, conn: ConnId, range: Range) {
+        let accepted = self.machines[machine].accepted.get(conn.0 as usize).copied().flatten();
+        let Some((image, sender)) = accepted else { return };
+        self.machines[machine].bad_block = self.is_lost(self.machines[sender].poison_permille);
+        let hash = self.machines[machine].content(image);
+        let metainfo = self.images.iter().find(|metainfo| Some(metainfo.info_hash()) == hash);
+        let geometry = metainfo.map(|metainfo| metainfo.geometry());
+        if let Some(block) = geometry.and_then(|g| g.block(range.piece, range.offset, range.len)) {
+            self.checker.delivering(machine, block);
         }
     }
 

@@ -1,14 +1,23 @@
 //! One machine: a node while it runs, and what is its own when it does not.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
+use labmesh_proto::config::{Mode, SeedTime, Weight};
 use labmesh_proto::id::{ConnId, ImageIndex, InfoHash, NodeId, Time};
 use labmesh_proto::io::Input;
 use labmesh_proto::node::Node;
 
 use crate::disk::Disk;
 use crate::network::End;
+use crate::scenario::{Other, Scenario};
+
+/// The source's, so that it becomes master; the most that an open mesh allows.
+const SOURCE_WEIGHT: u8 = 99;
+
+/// Every machine's address is in 10.0.0.0/8: its number is the rest.
+const NET: u8 = 10;
 
 /// Whether its program runs, and what others notice of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +30,18 @@ pub(super) enum Power {
     Off,
     /// The program stands still; the kernel takes what comes.
     Suspended,
+}
+
+impl Power {
+    /// For people.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::On => "on",
+            Self::Killed => "killed",
+            Self::Off => "power cut",
+            Self::Suspended => "suspended",
+        }
+    }
 }
 
 /// A machine of the room.
@@ -42,21 +63,67 @@ pub(super) struct Machine {
     pub(super) browsing: bool,
     pub(super) advertised: bool,
     images: BTreeMap<ImageIndex, InfoHash>,
+    /// What each slot was accepted for last, and whose it is; kept after its end, for what still waits to be handed over.
+    pub(super) accepted: Vec<Option<(ImageIndex, usize)>>,
     /// Peer connections by the slot it knows them by.
     pub(super) slots: Vec<Option<End>>,
     /// What came while it stood still.
     pub(super) mailbox: VecDeque<Input>,
+    /// Its own clock is that much ahead of the world's.
+    pub(super) ahead: Duration,
+    /// Nothing that it sends arrives.
+    pub(super) mute: bool,
+    /// Bytes a second that its cable sends and receives, when nothing is wrong.
+    pub(super) up: u64,
+    pub(super) down: u64,
+    /// Which switch.
+    pub(super) site: usize,
+    pub(super) weight: Weight,
+    pub(super) mode: Mode,
+    pub(super) seed_time: Option<SeedTime>,
+    /// Of a thousand blocks that it sends so many are bad.
+    pub(super) poison_permille: u16,
+    /// The block that is being delivered is bad.
+    pub(super) bad_block: bool,
+    /// Pieces in memory with a bad block.
+    pub(super) tainted: BTreeSet<(ImageIndex, u32)>,
+    /// Numbers of the images that its person wants.
+    pub(super) wants: Vec<usize>,
+    /// When each copy was whole.
+    pub(super) got: BTreeMap<InfoHash, Time>,
+    /// When it had a new piece, or another life, last.
+    pub(super) moved: Time,
     /// When its person says `get`.
     pub(super) asks_at: Option<Time>,
-    pub(super) complete_at: Option<Time>,
+}
+
+/// The scenario's machines that differ, the last word first.
+fn others(scenario: &Scenario, index: usize) -> impl DoubleEndedIterator<Item = &Other> {
+    scenario.other.iter().rev().filter(move |other| other.pcs.contains(&(index + 1)))
+}
+
+/// Which machine has that address, however many there are.
+pub fn machine_at(ip: Ipv4Addr) -> Option<usize> {
+    let [net, high, middle, low] = ip.octets();
+    let index = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
+    if net == NET { index.checked_sub(1) } else { None }
 }
 
 impl Machine {
-    pub(super) fn new(id: NodeId, index: usize, disk: Disk) -> Self {
+    /// The machine of that index as the scenario describes it, switched off.
+    pub(super) fn new(id: NodeId, index: usize, scenario: &Scenario) -> Self {
         let [.., high, middle, low] = (index as u32 + 1).to_be_bytes();
+        let (lab, machines) = (&scenario.lab, scenario.machines());
+        let others = || others(scenario, index);
+        let speed = others().find_map(|o| o.disk).unwrap_or(lab.disk).0;
+        let seek = others().find_map(|o| o.seek).unwrap_or(lab.seek).0;
+        let space = others().find_map(|o| o.space).map(|space| space.0);
+        let usual = if index == 0 { SOURCE_WEIGHT } else { Weight::DEFAULT.get() };
+        let usual = Weight::try_from(usual).expect("our own weights are below 100");
+        let seed_time = others().find_map(|o| o.seed_time).or(lab.seed_time);
         Self {
             id,
-            addr: IpAddr::V4(Ipv4Addr::new(10, high, middle, low)),
+            addr: IpAddr::V4(Ipv4Addr::new(NET, high, middle, low)),
             node: None,
             power: Power::Off,
             life: 0,
@@ -64,38 +131,74 @@ impl Machine {
             armed: Time::NEVER,
             timed_out_at: Time::NEVER,
             timeouts_now: 0,
-            disk,
+            disk: Disk::new(speed, seek, space),
+            ahead: Duration::ZERO,
+            mute: false,
+            up: others().find_map(|o| o.up).unwrap_or(lab.link).0,
+            down: others().find_map(|o| o.down).unwrap_or(lab.link).0,
+            site: index * lab.sites / machines,
+            weight: others().find_map(|o| o.weight).unwrap_or(usual),
+            mode: others().find_map(|o| o.mode).unwrap_or(lab.mode),
+            seed_time: seed_time.map(|text| text.0),
+            poison_permille: others().map(|o| o.poison_permille).find(|p| *p > 0).unwrap_or(0),
+            bad_block: false,
+            tainted: BTreeSet::new(),
+            wants: Vec::new(),
+            got: BTreeMap::new(),
+            moved: Time(0),
             deaf: false,
             browsing: false,
             advertised: false,
             images: BTreeMap::new(),
+            accepted: Vec::new(),
             slots: Vec::new(),
             mailbox: VecDeque::new(),
             asks_at: None,
-            complete_at: None,
         }
     }
 
-    /// Keeps on disk what an answer of the disk says has been written.
-    pub(super) fn remember(&mut self, input: &Input) {
+    /// Keeps on disk what an answer of the disk says has been written; which copy is whole now, if one is.
+    pub(super) fn remember(&mut self, now: Time, input: &Input) -> Option<InfoHash> {
         match input {
             Input::Persisted { epoch } => self.disk.epoch = self.disk.epoch.max(*epoch),
             Input::Verified { image, piece, result: Ok(true) } => {
+                self.moved = now;
                 if let Some(hash) = self.images.get(image) {
-                    self.disk.book(*hash, *piece);
+                    self.disk.book(now, *hash, *piece);
                 }
             }
             Input::Finished { image, result: Ok(()) } => {
-                if let Some(copy) = self.images.get(image).and_then(|hash| self.disk.copy_mut(*hash)) {
-                    copy.complete = true;
-                }
+                let hash = *self.images.get(image)?;
+                let copy = self.disk.copy_mut(hash)?;
+                // Synced and renamed: everything that was written is vouched for.
+                Disk::pieces(copy);
+                copy.complete = true;
+                return Some(hash);
             }
             _ => {}
         }
+        None
+    }
+
+    /// Which content that image is.
+    pub(super) fn content(&self, image: ImageIndex) -> Option<InfoHash> {
+        self.images.get(&image).copied()
+    }
+
+    /// The moment when everything that its person wants was here.
+    pub(super) fn complete_at(&self) -> Option<Time> {
+        if self.got.len() < self.wants.len() { None } else { self.got.values().max().copied() }
     }
 
     pub(super) fn open(&mut self, image: ImageIndex, hash: InfoHash) {
         self.images.insert(image, hash);
+    }
+
+    /// Its journal knows how the image is wanted now.
+    pub(super) fn keep_wishes(&mut self, image: ImageIndex, mode: Mode, seed_time: Option<SeedTime>) {
+        if let Some(copy) = self.images.get(&image).and_then(|hash| self.disk.copy_mut(*hash)) {
+            (copy.mode, copy.seed_time) = (mode, seed_time);
+        }
     }
 
     pub(super) fn close(&mut self, image: ImageIndex) {
@@ -125,6 +228,8 @@ impl Machine {
         self.browsing = false;
         self.advertised = false;
         self.images.clear();
+        self.tainted.clear();
+        self.accepted.clear();
         self.slots.clear();
         self.mailbox.clear();
     }
