@@ -376,7 +376,7 @@ impl Driver {
             piece_buffer_bytes: config.piece_buffer,
             seed,
         };
-        let mut node = Node::new(now(), node, identity.term());
+        let mut node = Node::new(now(), node, identity.epoch());
         for join in &config.join {
             node.handle_input(now(), Input::Found { node: join.node, addr: join.addr });
         }
@@ -536,7 +536,7 @@ impl Driver {
             Output::Hangup(node) => self.control.hangup(node),
             Output::Send { to, message } => self.control.send(to, message),
             Output::Gossip(message) => self.control.gossip(message),
-            Output::Persist { term } => self.identity.persist_term(term, self.events.clone()),
+            Output::Persist { epoch } => self.identity.persist_epoch(epoch, self.events.clone()),
             Output::DialPeer { image, addr, handshake } => self.peers.dial(image, addr, handshake),
             Output::Accept { conn, image, handshake } => {
                 if let Some(source) = self.disk.source(image) {

@@ -194,8 +194,9 @@ pub const IMAGE_NAME_BYTES_MAX: usize = 511;
 pub const BEAT_EVERY: Duration = Duration::from_millis(100);
 /// How long a heartbeat is believed: six, since delivery under full load takes up to 260 ms (measured).
 pub const LEASE: Duration = Duration::from_millis(600);
-/// How often the master's beacon is multicast: often enough to merge meshes within 2 s, and at most 2 packets/s in all.
-pub const BEACON_EVERY: Duration = Duration::from_secs(1);
+/// How often the master's beacon is multicast: two sides that can reach each other again are one within 1.5 s, and the
+/// whole LAN stays below 2 packets/s.
+pub const BEACON_EVERY: Duration = Duration::from_millis(600);
 /// How long a candidate waits for somebody to object: three times the usual round trip under load.
 pub const OBJECTION: Duration = Duration::from_millis(100);
 /// Between the claims of two ranks: more than the p99 delivery of a claim under load (92-136 ms measured).

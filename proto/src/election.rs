@@ -7,8 +7,9 @@
 //! States: `Listening -> Candidate -> Follower | Master | Solo`, and back to `Candidate` when a master is lost, to
 //! `Listening` when the clock shows that this node itself was away.
 //!
-//! * An [`Epoch`] is (term, node) and ordered as a pair; its term is on disk before it is claimed. The highest epoch
-//!   that a node has obeyed is the only one it obeys; a live master of a lower one is asked to raise its term.
+//! * An [`Epoch`] is (term, node) and ordered as a pair. The highest epoch that a node has obeyed is the only one it
+//!   obeys, over restarts too; a live master of a lower one is asked to raise its term. Its own is on disk before it is
+//!   claimed; one that it follows is written meanwhile, so that a disk which refuses keeps no node out of the mesh.
 //! * A *lease* is renewed by heartbeats newer than the newest of their epoch. Hearsay (gossip, relays) is believed half
 //!   as long, and only who heard the master itself within half a lease may object to a claim, so together nobody
 //!   believes in a dead master longer than a lease.
@@ -35,7 +36,7 @@ mod master;
 #[cfg(test)]
 mod tests;
 
-use candidate::{Candidate, Phase};
+use candidate::{Candidate, PATIENCE, Phase};
 use follower::Follower;
 use master::Master;
 
@@ -47,6 +48,10 @@ const RELAY_FOR: Duration = Duration::from_secs(1);
 const RELAYS_MAX: usize = 64;
 /// Between two messages that only hurry something along (raise your term, you have a rival).
 const NUDGE_EVERY: Duration = Duration::from_millis(200);
+/// What comes sooner after an absence may have waited in the sockets; a master that lives says so again.
+const BACKLOG: Duration = Duration::from_millis(BEAT_EVERY.as_millis() as u64 / 2);
+/// Nodes that are expected to say something: more than any node asks at once.
+const QUESTIONS_MAX: usize = 32;
 
 /// What happens to the election.
 #[derive(Clone, Debug, PartialEq)]
@@ -103,6 +108,8 @@ pub enum Input {
     Down(NodeId),
     /// The other side closed its control connection and refused the redial: the program has ended.
     Gone(NodeId),
+    /// That node said something over its connection, anything but gossip: the connection works.
+    Heard(NodeId),
     /// The live members, from the roster; whether this node is among them makes no difference.
     Members(Vec<(NodeId, Weight)>),
     /// The master's published list, best first.
@@ -114,10 +121,10 @@ pub enum Input {
         /// Of the catalogue.
         catalogue: u64,
     },
-    /// The term of an [`Output::Persist`] is on disk.
+    /// The epoch of an [`Output::Persist`] is on disk.
     Persisted {
         /// Which.
-        term: u64,
+        epoch: Epoch,
     },
     /// A person (or the configuration) wants this node to be master.
     ForceClaim,
@@ -143,10 +150,10 @@ pub enum Output {
         /// What.
         message: Message,
     },
-    /// Put the term on disk, then say [`Input::Persisted`].
+    /// Put the epoch on disk, then say [`Input::Persisted`].
     Persist {
-        /// Which.
-        term: u64,
+        /// Which; higher than every one before.
+        epoch: Epoch,
     },
     /// The lease of that master lapsed: close its control connections, which may deliver old news, and dial anew.
     Redial(NodeId),
@@ -202,6 +209,8 @@ pub enum Role {
 #[derive(Debug)]
 enum State {
     Listening {
+        /// What is heard before is old.
+        from: Time,
         until: Time,
     },
     Candidate(Candidate),
@@ -220,13 +229,18 @@ pub struct Election {
     control_port: u16,
     rng: ChaCha8Rng,
     state: State,
-    /// The highest epoch obeyed, this node's own included; after a start its term as the disk knew it.
+    /// The highest epoch obeyed, this node's own included; after a start the one on disk.
     highest: Epoch,
+    /// The highest term that a candidate or solo was asked about: a claim below it would not last.
+    rumoured: u64,
+    /// Nothing was obeyed since the start: `highest` is what the disk said, and a disk may be damaged.
+    unproven: bool,
     /// The newest heartbeat of `highest`: kept when the master is lost, so that an older one renews nothing.
     newest: Option<Beat>,
-    /// The highest term that is on disk, and the highest that was asked to be written.
-    on_disk: u64,
-    to_disk: u64,
+    /// The highest epoch that is on disk, and the highest that was asked to be written. Higher than `highest` when a
+    /// claim was prepared and came to nothing.
+    on_disk: Epoch,
+    to_disk: Epoch,
     up: BTreeSet<NodeId>,
     /// Other live members.
     members: Vec<(NodeId, Weight)>,
@@ -239,6 +253,8 @@ pub struct Election {
     /// Who gets relayed heartbeats, until when.
     relays: Vec<(NodeId, Time)>,
     nudge_at: Time,
+    /// Who was asked something and is silent since, and when its connection counts as dead.
+    questions: Vec<(NodeId, Time)>,
     /// This node ruled and has not handed over yet.
     ruled: bool,
     told: Role,
@@ -247,20 +263,20 @@ pub struct Election {
 
 impl Election {
     /// A node that starts: it listens, then waits a part of [`START_SPREAD`] that its weight and chance decide.
-    /// `term_on_disk` is the highest term it has persisted.
+    /// `on_disk` is the highest epoch it has persisted.
     pub fn new(
         now: Time,
         me: NodeId,
         weight: Weight,
         keyed: bool,
         control_port: u16,
-        term_on_disk: u64,
+        on_disk: Epoch,
         seed: u64,
     ) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let weight = weight.trusted(keyed);
         // A term that leaves no room to count is damage, and would keep this node out of every mesh.
-        let term = if term_on_disk < u64::MAX - TERM_JUMP_MAX { term_on_disk } else { 0 };
+        let on_disk = if on_disk.term < u64::MAX - TERM_JUMP_MAX { on_disk } else { Epoch::default() };
         let until = now + LISTEN + start_wait(weight, &mut rng);
         Self {
             me,
@@ -268,11 +284,13 @@ impl Election {
             keyed,
             control_port,
             rng,
-            state: State::Listening { until },
-            highest: Epoch { term, node: NodeId::default() },
+            state: State::Listening { from: now, until },
+            highest: on_disk,
+            rumoured: 0,
+            unproven: true,
             newest: None,
-            on_disk: term,
-            to_disk: term,
+            on_disk,
+            to_disk: on_disk,
             up: BTreeSet::new(),
             members: Vec::new(),
             succession: Vec::new(),
@@ -281,6 +299,7 @@ impl Election {
             heard_versions: None,
             relays: Vec::new(),
             nudge_at: now,
+            questions: Vec::new(),
             ruled: false,
             told: Role::Listening,
             outputs: VecDeque::new(),
@@ -293,6 +312,7 @@ impl Election {
             return;
         }
         self.notice_absence(now);
+        self.hear_answer(&input);
         match input {
             Input::Beat { beat, direct } => self.on_beat(now, &beat, direct),
             Input::Ask { from, epoch } => self.on_ask(now, from, epoch),
@@ -310,7 +330,8 @@ impl Election {
                 self.up.remove(&node);
             }
             Input::Gone(node) => self.on_gone(now, node),
-            Input::Members(members) => self.on_members(members),
+            Input::Heard(_) => {}
+            Input::Members(members) => self.on_members(now, members),
             // A solo would list whom it meets ahead of itself, and so would they.
             Input::Succession(_) if self.role() == Role::Solo => {}
             Input::Succession(list) => {
@@ -321,7 +342,7 @@ impl Election {
                 self.roster_version = roster;
                 self.catalogue_version = catalogue;
             }
-            Input::Persisted { term } => self.on_persisted(now, term),
+            Input::Persisted { epoch } => self.on_persisted(now, epoch),
             Input::ForceClaim => self.on_force_claim(now),
             Input::Release => self.on_release(now),
             Input::Shutdown => self.on_shutdown(),
@@ -332,8 +353,9 @@ impl Election {
     /// The deadline has come.
     pub fn handle_timeout(&mut self, now: Time) {
         self.notice_absence(now);
+        self.redial_the_silent(now);
         match &self.state {
-            State::Listening { until } if now >= *until => self.stand(now, Duration::ZERO),
+            State::Listening { until, .. } if now >= *until => self.stand(now, Duration::ZERO),
             State::Candidate(_) => self.candidate_timeout(now),
             State::Follower(_) => self.follower_timeout(now),
             State::Master(_) => self.master_timeout(now),
@@ -349,13 +371,15 @@ impl Election {
 
     /// When to wake this, and why.
     pub fn poll_timeout(&self) -> Option<(Time, &'static str)> {
-        match &self.state {
-            State::Listening { until } => Some((*until, "election: listened long enough")),
-            State::Candidate(candidate) => Some(candidate.deadline()),
-            State::Follower(follower) => Some(follower.deadline()),
-            State::Master(master) => Some((master.next_beat, "election: next heartbeat")),
-            State::Left => None,
-        }
+        let deadline = match &self.state {
+            State::Listening { until, .. } => (*until, "election: listened long enough"),
+            State::Candidate(candidate) => candidate.deadline(),
+            State::Follower(follower) => follower.deadline(),
+            State::Master(master) => (master.next_beat, "election: next heartbeat"),
+            State::Left => return None,
+        };
+        let silent = self.questions.iter().map(|(_, until)| (*until, "election: no answer comes"));
+        silent.chain([deadline]).min_by_key(|(at, _)| *at)
     }
 
     /// What this node is.
@@ -378,7 +402,7 @@ impl Election {
         }
     }
 
-    /// The highest epoch that this node has ever obeyed; after a start, the term on disk with no node.
+    /// The highest epoch that this node has ever obeyed; after a start, the one on disk.
     pub fn highest(&self) -> Epoch {
         self.highest
     }
@@ -412,7 +436,8 @@ impl Election {
         if let State::Follower(Follower { epoch, .. }) | State::Master(Master { epoch, solo: false, .. }) = self.state {
             self.outputs.push_back(Output::LostMaster { epoch });
         }
-        self.state = State::Listening { until: now + LISTEN };
+        self.questions.clear();
+        self.state = State::Listening { from: now + BACKLOG, until: now + LISTEN };
     }
 
     fn on_beat(&mut self, now: Time, beat: &Beat, direct: bool) {
@@ -420,6 +445,7 @@ impl Election {
             return;
         }
         match &self.state {
+            State::Listening { from, .. } if now < *from => {}
             State::Listening { .. } | State::Candidate(_) => self.hear_unled(now, beat, direct),
             State::Follower(_) => self.hear_as_follower(now, beat, direct),
             State::Master(master) if master.solo => self.hear_unled(now, beat, direct),
@@ -434,8 +460,7 @@ impl Election {
             return;
         }
         // A term from a damaged disk may not keep this node out of a living mesh.
-        let damaged = self.highest.node == NodeId::default()
-            && self.highest.term - self.highest.term.min(beat.epoch.term) > TERM_JUMP_MAX;
+        let damaged = self.unproven && self.highest.term - self.highest.term.min(beat.epoch.term) > TERM_JUMP_MAX;
         if beat.epoch > self.highest || damaged || (beat.epoch == self.highest && self.is_news(beat)) {
             self.follow(now, beat, direct);
         } else if beat.epoch < self.highest {
@@ -453,6 +478,8 @@ impl Election {
         self.send(from, Message::Answer(proof));
         if proof.is_some() {
             self.relay_to(now, from);
+        } else if !self.is_absurd(epoch) {
+            self.rumoured = self.rumoured.max(epoch.term);
         }
         match &self.state {
             State::Master(master) if master.solo => self.nudge(now, from, Message::Ask(self.highest)),
@@ -491,27 +518,28 @@ impl Election {
         }
     }
 
-    fn on_members(&mut self, members: Vec<(NodeId, Weight)>) {
+    fn on_members(&mut self, now: Time, members: Vec<(NodeId, Weight)>) {
         let (me, keyed) = (self.me, self.keyed);
         let others = members.into_iter().filter(|(node, _)| *node != me).take(NODES_MAX);
         self.members = others.map(|(node, weight)| (node, weight.trusted(keyed))).collect();
         if let State::Master(master) = &mut self.state {
             master.members = self.members.len() as u32 + 1;
+            master.alone_since = self.members.is_empty().then(|| master.alone_since.unwrap_or(now));
         }
     }
 
-    fn on_persisted(&mut self, now: Time, term: u64) {
-        self.on_disk = self.on_disk.max(term);
+    fn on_persisted(&mut self, now: Time, epoch: Epoch) {
+        self.on_disk = self.on_disk.max(epoch);
         match &self.state {
             State::Candidate(Candidate { phase: Phase::Claiming { term: wanted, reach, .. }, .. }) => {
                 let (wanted, reach) = (*wanted, *reach);
-                if self.on_disk >= wanted {
+                if self.is_on_disk(wanted) {
                     self.become_master(now, wanted, reach);
                 }
             }
             State::Master(Master { raising: Some(wanted), members, .. }) => {
                 let (wanted, members) = (*wanted, *members);
-                if self.on_disk >= wanted {
+                if self.is_on_disk(wanted) {
                     self.become_master(now, wanted, members);
                 }
             }
@@ -522,10 +550,13 @@ impl Election {
     /// Obeys that epoch from now on.
     fn follow(&mut self, now: Time, beat: &Beat, direct: bool) {
         self.highest = beat.epoch;
+        self.unproven = false;
         self.newest = Some(*beat);
-        self.persist(beat.epoch.term);
+        self.persist(beat.epoch);
         self.state = State::Follower(Follower::new(now, beat, direct));
         self.outputs.push_back(Output::Following { epoch: beat.epoch });
+        // The roster is asked for now. A master that this node hears and that cannot hear it would not count it.
+        self.expect(beat.epoch.node, now + HEARSAY + BEAT_EVERY);
         self.hand_over(beat.epoch.node);
         self.heard_versions = None;
         self.tell_versions(beat);
@@ -555,11 +586,16 @@ impl Election {
         self.newest.is_none_or(|newest| newest.epoch != beat.epoch || beat.seq > newest.seq)
     }
 
-    fn persist(&mut self, term: u64) {
-        if term > self.to_disk {
-            self.to_disk = term;
-            self.outputs.push_back(Output::Persist { term });
+    fn persist(&mut self, epoch: Epoch) {
+        if epoch > self.to_disk {
+            self.to_disk = epoch;
+            self.outputs.push_back(Output::Persist { epoch });
         }
+    }
+
+    /// Whether this node may rule in that term.
+    fn is_on_disk(&self, term: u64) -> bool {
+        self.on_disk >= Epoch { term, node: self.me }
     }
 
     fn relay_to(&mut self, now: Time, node: NodeId) {
@@ -583,9 +619,50 @@ impl Election {
         self.outputs.push_back(Output::Send { to, message });
     }
 
+    /// Asks for proof that the highest epoch's master lives, which is always answered.
+    fn question(&mut self, now: Time, to: NodeId) {
+        // Who still hears of its master has time; others need a connection that works.
+        let led = matches!(&self.state, State::Follower(follower) if now.since(follower.heard_at) < HEARSAY);
+        self.expect(to, now + if led { LEASE } else { PATIENCE });
+        self.send(to, Message::Ask(self.highest));
+    }
+
+    /// That node is going to say something until then, if the connection works.
+    fn expect(&mut self, node: NodeId, until: Time) {
+        let known = self.questions.iter().any(|(asked, _)| *asked == node);
+        if !known && self.up.contains(&node) && self.questions.len() < QUESTIONS_MAX {
+            self.questions.push((node, until));
+        }
+    }
+
+    /// Whoever says anything over its connection can be reached over it.
+    fn hear_answer(&mut self, input: &Input) {
+        if let Input::Heard(node) | Input::Up(node) | Input::Down(node) = input {
+            self.questions.retain(|(asked, _)| asked != node);
+        }
+    }
+
+    /// A connection over which no answer comes is as good as none: after a cut it stays silent for seconds, and then
+    /// delivers old news.
+    fn redial_the_silent(&mut self, now: Time) {
+        let Self { questions, outputs, .. } = self;
+        questions.retain(|(node, until)| {
+            if *until <= now {
+                outputs.push_back(Output::Redial(*node));
+            }
+            *until > now
+        });
+    }
+
+    /// Only over a connection: whoever is not connected yet is told when it is.
     fn nudge(&mut self, now: Time, to: NodeId, message: Message) {
-        if now >= self.nudge_at {
-            self.nudge_at = now + NUDGE_EVERY;
+        if now < self.nudge_at || !self.up.contains(&to) {
+            return;
+        }
+        self.nudge_at = now + NUDGE_EVERY;
+        if let Message::Ask(_) = message {
+            self.question(now, to);
+        } else {
             self.send(to, message);
         }
     }

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use crate::bitfield::Bitfield;
 use crate::config::{Mode, SeedTime};
 use crate::error::{CloseReason, DiskError};
-use crate::id::{Block, ConnId, ImageIndex, InfoHash, NodeId, PieceIndex, RequestId};
+use crate::id::{Block, ConnId, Epoch, ImageIndex, InfoHash, NodeId, PieceIndex, RequestId};
 use crate::wire::control::{self, Beat};
 use crate::wire::http_tracker::{Announce, Announced};
 use crate::wire::metainfo::Metainfo;
@@ -84,8 +84,8 @@ pub enum Input {
     },
     /// The epoch of an [`Output::Persist`] is on disk.
     Persisted {
-        /// The term that was written.
-        term: u64,
+        /// The epoch that was written.
+        epoch: Epoch,
     },
 
     // ---- tracker
@@ -370,10 +370,10 @@ pub enum Output {
     },
     /// Say it to everybody; a [`Beat`] of our own is signed by the driver.
     Gossip(control::Message),
-    /// Put the highest term on disk, then say [`Input::Persisted`].
+    /// Put the highest epoch on disk, then say [`Input::Persisted`].
     Persist {
-        /// The term.
-        term: u64,
+        /// The epoch; higher than every one before.
+        epoch: Epoch,
     },
 
     // ---- tracker

@@ -16,7 +16,7 @@ use crate::config::{Config, Mode, SeedTime};
 use crate::discovery::Discovery;
 use crate::election::Election;
 use crate::error::{CloseReason, PeerMisbehaved};
-use crate::id::{ConnId, ImageIndex, InfoHash, PeerId, RequestId, Time};
+use crate::id::{ConnId, Epoch, ImageIndex, InfoHash, PeerId, RequestId, Time};
 use crate::io::{Event, Input, Output};
 use crate::roster::{self, Roster};
 use crate::swarm::{self, Swarm};
@@ -86,20 +86,12 @@ pub struct Node {
 }
 
 impl Node {
-    /// A node that starts now. `term_on_disk` is the last term of [`Output::Persist`].
-    pub fn new(now: Time, config: Config, term_on_disk: u64) -> Self {
+    /// A node that starts now. `on_disk` is the last epoch of [`Output::Persist`].
+    pub fn new(now: Time, config: Config, on_disk: Epoch) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
         let me = config.id;
         let mut node = Self {
-            election: Election::new(
-                now,
-                me,
-                config.weight,
-                config.keyed,
-                config.control_port,
-                term_on_disk,
-                rng.next_u64(),
-            ),
+            election: Election::new(now, me, config.weight, config.keyed, config.control_port, on_disk, rng.next_u64()),
             discovery: Discovery::new(me, rng.next_u64()),
             roster: Roster::new(now, mesh::member(&config), config.keyed),
             catalogue: Catalogue::new(me),

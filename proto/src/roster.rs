@@ -404,7 +404,13 @@ impl Roster {
         let stranger = self.table.get(&node).is_none_or(|row| !row.counted);
         match self.place {
             Place::Alone => self.greet(node),
-            Place::Following { epoch, .. } if epoch.node == node => self.greet(node),
+            Place::Following { epoch, wanted, .. } if epoch.node == node => {
+                self.greet(node);
+                if wanted > self.version {
+                    // What was asked before went nowhere.
+                    self.send(node, Message::RosterSince(self.version));
+                }
+            }
             Place::Leading { .. } if stranger => self.greet(node),
             Place::Leading { .. } | Place::Following { .. } => {}
         }
@@ -777,6 +783,16 @@ mod tests {
             }
         }
         assert_eq!(said(&mut roster), [Output::Send { to: id(1), message: Message::RosterSince(0) }]);
+    }
+
+    #[test]
+    fn a_master_that_is_connected_late_is_asked_at_once() {
+        let mut roster = follower();
+        roster.handle_input(ms(10), Input::Version(3));
+        said(&mut roster);
+        roster.handle_input(ms(20), Input::Up { node: id(1), addr: address(1) });
+        let question = Output::Send { to: id(1), message: Message::RosterSince(0) };
+        assert!(said(&mut roster).contains(&question));
     }
 
     #[test]

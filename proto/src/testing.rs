@@ -34,7 +34,8 @@ mod traces;
 
 /// The control port of every host.
 const PORT: u16 = 6970;
-/// How long a control connection stays silent after a cut has healed (retransmission back-off, measured).
+/// How long a control connection stays silent after a cut of ten seconds has healed (measured). The wait between two
+/// retransmissions doubles, so after a shorter cut it is silent for at most as long again.
 const STALL: Duration = Duration::from_millis(3100);
 /// How long a dial into nothing takes.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -66,7 +67,9 @@ struct Host {
     weight: Weight,
     /// Nothing while its program is not running.
     parts: Option<Parts>,
-    term_on_disk: u64,
+    on_disk: Epoch,
+    /// The highest epoch that it has obeyed, or had on disk at its start: it obeys no lower one.
+    obeyed: Epoch,
     starts: u64,
     /// Which part of a cut network it hangs on.
     island: usize,
@@ -96,7 +99,7 @@ enum Happening {
     Down(usize),
     Unreachable { node: Option<NodeId>, addr: SocketAddr, refused: bool },
     Message { from: usize, message: Message },
-    Persisted(u64),
+    Persisted(Epoch),
     ForceClaim,
     Release,
     Shutdown,
@@ -139,8 +142,9 @@ struct Connection {
     open: [bool; 2],
     /// When the last message arrives, in each direction.
     busy_until: [Time; 2],
-    /// What was sent across a cut.
+    /// What was sent across a cut, and since when.
     stalled: Vec<Event>,
+    stalled_at: Time,
 }
 
 /// Hosts and the network between them.
@@ -168,7 +172,8 @@ impl Group {
             addr: SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, n as u8 + 1)), PORT),
             weight: *weight,
             parts: None,
-            term_on_disk: 0,
+            on_disk: Epoch::default(),
+            obeyed: Epoch::default(),
             starts: 0,
             island: 0,
             deaf: false,
@@ -255,8 +260,9 @@ impl Group {
             version: "0".to_owned(),
         };
         h.starts += 1;
+        h.obeyed = h.on_disk;
         h.parts = Some(Parts {
-            election: Election::new(now, h.id, h.weight, false, PORT, h.term_on_disk, seed),
+            election: Election::new(now, h.id, h.weight, false, PORT, h.on_disk, seed),
             roster: Roster::new(now, member, false),
             discovery: Discovery::new(h.id, seed),
         });
@@ -307,9 +313,10 @@ impl Group {
         }
         for (pair, connection) in &mut self.connections {
             if self.hosts[pair.0].island == self.hosts[pair.1].island {
+                let silence = STALL.min(self.now.since(connection.stalled_at));
                 for (n, event) in connection.stalled.drain(..).enumerate() {
                     self.sequence += 1;
-                    let at = self.now + STALL + Duration::from_micros(n as u64);
+                    let at = self.now + silence + Duration::from_micros(n as u64);
                     self.queue.insert((at, self.sequence), event);
                 }
             }
@@ -414,6 +421,20 @@ impl Group {
         Some(self.now.since(start))
     }
 
+    /// Lets that much time pass; how long it took until the group was settled for the rest of it.
+    pub fn last_unsettled(&mut self, window: Duration) -> Duration {
+        let (start, mut last) = (self.now, Duration::ZERO);
+        let mut settled = self.is_settled();
+        while self.step(start + window) {
+            if !settled {
+                last = self.now.since(start);
+            }
+            settled = self.is_settled();
+        }
+        self.now = start + window;
+        if settled { last } else { window }
+    }
+
     /// The next event or timer before `end`.
     fn step(&mut self, end: Time) -> bool {
         let timers = self.hosts.iter().enumerate().filter(|(_, host)| !host.frozen);
@@ -459,7 +480,7 @@ impl Group {
             return;
         }
         if cut {
-            connection.stalled.push(Event::Control { from, to, connection: number, message });
+            connection.stall(self.now, Event::Control { from, to, connection: number, message });
         } else {
             self.happen(to, Happening::Message { from, message });
         }
@@ -472,7 +493,7 @@ impl Group {
             return;
         }
         if cut {
-            return connection.stalled.push(Event::Closed { at, by, connection: number });
+            return connection.stall(self.now, Event::Closed { at, by, connection: number });
         }
         let open = std::mem::take(&mut connection.open[side(at, by)]);
         self.connections.remove(&pair(at, by));
@@ -492,8 +513,13 @@ impl Group {
         let stands = self.connections.get(&pair(from, to)).is_some_and(|c| c.open == [true; 2]);
         if !stands {
             self.sequence += 1;
-            let connection =
-                Connection { number: self.sequence, open: [true; 2], busy_until: [self.now; 2], stalled: Vec::new() };
+            let connection = Connection {
+                number: self.sequence,
+                open: [true; 2],
+                busy_until: [self.now; 2],
+                stalled: Vec::new(),
+                stalled_at: self.now,
+            };
             let old = self.connections.insert(pair(from, to), connection);
             if old.is_none_or(|old| !old.open[side(to, from)]) {
                 self.happen(to, Happening::Up(from));
@@ -543,10 +569,15 @@ impl Group {
 
     /// What must hold at the host that was just touched.
     fn observe(&mut self, host: usize) {
-        if let Some(parts) = &self.hosts[host].parts {
+        let h = &mut self.hosts[host];
+        if let Some(parts) = &h.parts {
             let election = &parts.election;
-            let rules = matches!(election.role(), Role::Follower | Role::Master);
-            assert!(!rules || election.epoch() == Some(election.highest()), "{} obeys a lower epoch", letter(host));
+            let role = election.role();
+            if let (Role::Follower | Role::Master, Some(epoch)) = (role, election.epoch()) {
+                assert!(epoch >= h.obeyed, "{} obeys {epoch:?} after {:?}", letter(host), h.obeyed);
+                assert!(role == Role::Follower || h.on_disk >= epoch, "{} claims what is not on disk", letter(host));
+                h.obeyed = epoch;
+            }
             let late = parts.deadline().is_some_and(|at| at < self.now);
             assert!(!late, "{} has a deadline that does not move: {:?}", letter(host), parts.reason());
         }
@@ -607,6 +638,15 @@ impl Group {
     /// `5c`: term 5 of host c; `5-`: a term from a disk.
     fn epoch_name(&self, epoch: Epoch) -> String {
         format!("{}{}", epoch.term, self.index(&epoch.node).map_or("-".to_owned(), letter))
+    }
+}
+
+impl Connection {
+    fn stall(&mut self, now: Time, event: Event) {
+        if self.stalled.is_empty() {
+            self.stalled_at = now;
+        }
+        self.stalled.push(event);
     }
 }
 

@@ -15,8 +15,10 @@ use labmesh_proto::wire::peer::Message;
 /// What a machine has shown of itself.
 #[derive(Debug, Default)]
 struct Seen {
-    /// The highest epoch it obeyed; of an earlier life only the term.
+    /// The highest epoch it obeyed; after a restart the highest of its disk, which may be one that it only prepared.
     epoch: Epoch,
+    /// What its disk has taken: what an earlier life obeyed for less time than the disk took is nobody's loss.
+    on_disk: Epoch,
     /// It says that it is master, and not of itself only.
     master: bool,
     images: Vec<Option<Image>>,
@@ -81,10 +83,10 @@ impl Checker {
         self.ids.push(id);
     }
 
-    /// The machine's program ended. Its disk keeps the term, but not whose it was.
+    /// The machine's program ended; its disk remains.
     pub fn ended(&mut self, machine: usize) {
-        let term = self.seen[machine].epoch.term;
-        self.seen[machine] = Seen { epoch: Epoch { term, node: NodeId::default() }, ..Seen::default() };
+        let on_disk = self.seen[machine].on_disk;
+        self.seen[machine] = Seen { epoch: on_disk, on_disk, ..Seen::default() };
     }
 
     /// Masters other than of themselves alone.
@@ -112,6 +114,7 @@ impl Checker {
         let seen = &mut self.seen[machine];
         seen.block = None;
         match input {
+            Input::Persisted { epoch } => seen.on_disk = seen.on_disk.max(*epoch),
             Input::Opened { image, result: Ok(pieces) } => {
                 let Some(image) = seen.image(*image) else { return Ok(()) };
                 self.verified += u64::from(pieces.count());
@@ -169,7 +172,11 @@ impl Checker {
         match output {
             Output::Event(Event::BecameMaster { term }) => {
                 seen.master = true;
-                seen.obey(Epoch { term: *term, node: id })
+                let epoch = Epoch { term: *term, node: id };
+                if epoch > seen.on_disk {
+                    return Err(format!("claims {epoch:?} before it is on disk, which has {:?}", seen.on_disk));
+                }
+                seen.obey(epoch)
             }
             Output::Event(Event::Following { node, term }) => {
                 seen.master = false;
@@ -388,8 +395,18 @@ mod tests {
         assert_eq!(checker.output(0, &follow(5, 1)), Ok(()));
         assert_eq!(checker.output(0, &follow(5, 2)), Ok(()));
         assert!(checker.output(0, &follow(5, 1)).is_err());
+        checker.input(0, &Input::Persisted { epoch: Epoch { term: 5, node: NodeId([2; 32]) } }).unwrap();
         checker.ended(0);
-        assert!(checker.output(0, &Output::Event(Event::BecameMaster { term: 4 })).is_err());
-        assert_eq!(checker.output(0, &Output::Event(Event::BecameMaster { term: 6 })), Ok(()));
+        assert!(checker.output(0, &follow(5, 1)).is_err(), "not after a restart either");
+        assert_eq!(checker.output(0, &follow(5, 2)), Ok(()));
+    }
+
+    #[test]
+    fn an_epoch_is_on_disk_before_it_is_claimed() {
+        let (mut checker, _) = checker();
+        let claim = Output::Event(Event::BecameMaster { term: 6 });
+        assert!(checker.output(0, &claim).is_err());
+        checker.input(0, &Input::Persisted { epoch: Epoch { term: 6, node: NodeId([7; 32]) } }).unwrap();
+        assert_eq!(checker.output(0, &claim), Ok(()));
     }
 }

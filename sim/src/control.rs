@@ -1,15 +1,17 @@
 //! Control connections, and what a partition does to them.
 //!
 //! Model: a connection is known to each of its two ends by itself. During a partition nothing passes and nothing is
-//! noticed; what was said on a connection that still stands is delivered [`RETRANSMISSION`] after the heal, in order,
-//! however old it is by then, as TCP does.
+//! noticed; what was said on a connection that still stands is delivered up to [`RETRANSMISSION`] after the heal, in
+//! order, however old it is by then, as TCP does.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use labmesh_proto::id::Time;
 use labmesh_proto::wire::control::Message;
 
-/// How long TCP needs to try again after a cut of some ten seconds (3.1-3.3 s were measured with libp2p).
+/// How long TCP needs to try again after a cut of some ten seconds (3.1-3.3 s were measured with libp2p). The wait
+/// between two tries doubles, so after a shorter cut it is at most as long as that.
 pub const RETRANSMISSION: Duration = Duration::from_secs(3);
 /// How long a dial into nowhere takes to be given up.
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
@@ -23,11 +25,18 @@ pub enum Word {
     End,
 }
 
+/// What a partition keeps back.
+#[derive(Debug)]
+struct Held {
+    since: Time,
+    words: VecDeque<Word>,
+}
+
 /// Which machines are connected, each by its own knowledge.
 #[derive(Debug, Default)]
 pub struct Control {
     up: Vec<BTreeSet<usize>>,
-    held: BTreeMap<(usize, usize), VecDeque<Word>>,
+    held: BTreeMap<(usize, usize), Held>,
 }
 
 impl Control {
@@ -66,8 +75,9 @@ impl Control {
     }
 
     /// A word that a partition keeps back.
-    pub fn hold(&mut self, from: usize, to: usize, word: Word) {
-        self.held.entry((from, to)).or_default().push_back(word);
+    pub fn hold(&mut self, now: Time, from: usize, to: usize, word: Word) {
+        let held = self.held.entry((from, to)).or_insert_with(|| Held { since: now, words: VecDeque::new() });
+        held.words.push_back(word);
     }
 
     /// Whether something is kept back, which what follows must not overtake.
@@ -75,11 +85,14 @@ impl Control {
         self.held.contains_key(&(from, to))
     }
 
-    /// Everything that was kept back.
-    pub fn release(&mut self) -> impl Iterator<Item = (usize, usize, Word)> + use<> {
-        std::mem::take(&mut self.held)
-            .into_iter()
-            .flat_map(|((from, to), words)| words.into_iter().map(move |word| (from, to, word)))
+    /// Between whom something is kept back, and how long it takes to arrive if nothing is in its way any more.
+    pub fn held(&self, now: Time) -> impl Iterator<Item = ((usize, usize), Duration)> {
+        self.held.iter().map(move |(pair, held)| (*pair, RETRANSMISSION.min(now.since(held.since))))
+    }
+
+    /// Everything that was kept back on that way.
+    pub fn release(&mut self, from: usize, to: usize) -> VecDeque<Word> {
+        self.held.remove(&(from, to)).map(|held| held.words).unwrap_or_default()
     }
 
     /// Who hears gossip of `machine`, and over how many hops: everybody whom chains of connections reach where both
@@ -125,11 +138,12 @@ mod tests {
         let mut control = Control::default();
         (0..2).for_each(|_| control.add());
         control.up(0, 1);
-        control.hold(0, 1, Word::Say(Message::HoldingsWanted));
-        control.hold(0, 1, Word::End);
-        assert_eq!(control.release().count(), 2);
-        control.hold(0, 1, Word::End);
+        control.hold(Time(0), 0, 1, Word::Say(Message::HoldingsWanted));
+        control.hold(Time(5), 0, 1, Word::End);
+        assert_eq!(control.held(Time(9)).collect::<Vec<_>>(), [((0, 1), Duration::from_nanos(9))]);
+        assert!(matches!(control.release(0, 1).make_contiguous(), [Word::Say(_), Word::End]));
+        control.hold(Time(9), 0, 1, Word::End);
         assert!(control.down(0, 1) && !control.down(0, 1));
-        assert_eq!(control.release().count(), 0);
+        assert!(control.release(0, 1).is_empty());
     }
 }

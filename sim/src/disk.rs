@@ -10,7 +10,7 @@ use std::time::Duration;
 use labmesh_proto::bitfield::Bitfield;
 use labmesh_proto::config::{Mode, SeedTime};
 use labmesh_proto::error::DiskError;
-use labmesh_proto::id::{InfoHash, PieceIndex, Time};
+use labmesh_proto::id::{Epoch, InfoHash, PieceIndex, Time};
 use labmesh_proto::wire::metainfo::Metainfo;
 
 /// Opening, renaming, syncing a small file.
@@ -70,8 +70,8 @@ pub struct Disk {
     pub full: bool,
     /// Nothing can be read or written.
     pub broken: bool,
-    /// The highest term that was persisted.
-    pub term: u64,
+    /// The highest epoch that was persisted.
+    pub epoch: Epoch,
     /// By name and content; a name set aside has `.ant` behind it.
     pub copies: BTreeMap<(String, InfoHash), Copy>,
 }
@@ -81,7 +81,7 @@ impl Disk {
     pub fn new(speed: u64, seek: Duration, space: Option<u64>) -> Self {
         let (full, broken, copies) = (false, false, BTreeMap::new());
         let (speed, busy_until) = (speed.max(1), Time::default());
-        Self { speed, percent: 100, seek, busy_until, space, full, broken, term: 0, copies }
+        Self { speed, percent: 100, seek, busy_until, space, full, broken, epoch: Epoch::default(), copies }
     }
 
     /// From now on it has so many percent of its speed.

@@ -100,7 +100,7 @@ impl Lines {
                 format!("cannot reach {}: {}", place(*addr), if *refused { "refused" } else { "no answer" })
             }
             Input::Control { from, message } => format!("{}: {}", self.node(*from), self.message(message)),
-            Input::Persisted { term } => format!("term {term} is on disk"),
+            Input::Persisted { epoch } => format!("term {} of {} is on disk", epoch.term, self.node(epoch.node)),
             Input::Announce { id, announce } => format!("announce {} of {}", id.0, hash(announce.info_hash)),
             Input::PeerUp { conn: slot, outgoing, .. } => {
                 format!("{} up, {}", conn(slot), if *outgoing { "dialled from here" } else { "dialled from there" })
@@ -147,7 +147,7 @@ impl Lines {
             Output::Hangup(node) => format!("hang up on {}", self.node(*node)),
             Output::Send { to, message } => format!("{}: {}", self.node(*to), self.message(message)),
             Output::Gossip(message) => format!("everybody: {}", self.message(message)),
-            Output::Persist { term } => format!("write term {term}"),
+            Output::Persist { epoch } => format!("write term {} of {}", epoch.term, self.node(epoch.node)),
             Output::Announced { id, result: Ok(answer) } => format!("announce {}: {} peers", id.0, answer.peers.len()),
             Output::Announced { id, result: Err(reason) } => format!("announce {} refused: {reason}", id.0),
             Output::DialPeer { image, addr, .. } => format!("dial {} for {}", place(*addr), number(*image)),

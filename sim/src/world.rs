@@ -86,7 +86,10 @@ enum Event {
         to: usize,
         word: Box<Word>,
     },
-    ReleaseWords,
+    ReleaseWords {
+        from: usize,
+        to: usize,
+    },
     PeerDial {
         from: usize,
         life: u32,
@@ -294,9 +297,8 @@ impl World {
             Event::ControlDial { from, life, node, addr } => self.control_dial(from, life, node, addr),
             Event::ControlAnswer { from, life, to, addr } => self.control_answer(from, life, to, addr),
             Event::Word { from, to, word } => self.word(from, to, *word),
-            Event::ReleaseWords => {
-                let words: Vec<_> = self.control.release().collect();
-                words.into_iter().try_for_each(|(from, to, word)| self.word(from, to, word))
+            Event::ReleaseWords { from, to } => {
+                self.control.release(from, to).into_iter().try_for_each(|word| self.word(from, to, word))
             }
             Event::PeerDial { from, life, image, addr, handshake } => {
                 self.peer_dial(from, life, image, addr, *handshake)
@@ -461,9 +463,9 @@ impl World {
                 let message = self.through_codec(message)?;
                 self.gossip(me, &message);
             }
-            Output::Persist { term } => {
+            Output::Persist { epoch } => {
                 let at = self.machines[me].disk.small(self.now);
-                self.answer_at(at, me, Input::Persisted { term });
+                self.answer_at(at, me, Input::Persisted { epoch });
             }
             Output::DialPeer { image, addr, handshake } => {
                 let (life, handshake) = (self.machines[me].life, Box::new(handshake));

@@ -1,7 +1,7 @@
-//! Who this node is, which mesh it belongs to, and the highest term it has seen: what has to survive a restart.
+//! Who this node is, which mesh it belongs to, and the highest epoch it has seen: what has to survive a restart.
 //!
-//! Rule: a node signs only what it says itself, one node at a time uses a state folder, and a term is on disk before
-//! it is used. Not here: when a term is raised (`proto`'s `election`), where signed bytes travel (`heartbeat`,
+//! Rule: a node signs only what it says itself, one node at a time uses a state folder, and an epoch is reported as
+//! written only when it is. Not here: when a term is raised (`proto`'s `election`), where signed bytes travel (`heartbeat`,
 //! `control`).
 
 use std::fs::{self, File, OpenOptions, Permissions};
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use labmesh_proto::id::NodeId;
+use labmesh_proto::id::{Epoch, NodeId};
 use labmesh_proto::io::Input;
 use labmesh_proto::wire::control::{Beat, Message, Signature};
 use libp2p::PeerId;
@@ -22,13 +22,14 @@ use sha2::{Digest, Sha256};
 use super::{Event, Events};
 
 const KEY_FILE: &str = "node.key";
-const TERM_FILE: &str = "term";
+/// `TERM NODEID` and a line end.
+const EPOCH_FILE: &str = "epoch";
 const LOCK_FILE: &str = "lock";
 /// libp2p's multihash code for "these are the bytes themselves".
 const IDENTITY_HASH: u64 = 0;
-/// After a failed write of the term: long enough not to fill the log, short enough to be master soon after the disk
+/// After a failed write of the epoch: long enough not to fill the log, short enough to be master soon after the disk
 /// has room again.
-const TERM_RETRY: Duration = Duration::from_secs(1);
+const EPOCH_RETRY: Duration = Duration::from_secs(1);
 
 /// Why there is no identity.
 #[derive(Debug, thiserror::Error)]
@@ -42,13 +43,13 @@ pub enum IdentityError {
         .0.display()
     )]
     DamagedKey(PathBuf),
-    /// The term file is not what we wrote.
+    /// The epoch file is not what we wrote.
     #[error(
-        "{} is damaged (expected one number and a line end); delete it if another node of the mesh is up, \
-         which will tell this one the present term",
+        "{} is damaged (expected a term, a node and a line end); delete it if another node of the mesh is \
+         up, which will tell this one the present epoch",
         .0.display()
     )]
-    DamagedTerm(PathBuf),
+    DamagedEpoch(PathBuf),
     /// The file system said no.
     #[error("{}: {error}", .path.display())]
     File {
@@ -71,13 +72,13 @@ impl IdentityError {
 pub struct Identity {
     keypair: ed25519::Keypair,
     id: NodeId,
-    term: u64,
-    stored: Arc<Mutex<StoredTerm>>,
+    epoch: Epoch,
+    stored: Arc<Mutex<StoredEpoch>>,
     _lock: File,
 }
 
 impl Identity {
-    /// Takes the state folder, which is created if it is missing, and reads the key pair and the term from it, or
+    /// Takes the state folder, which is created if it is missing, and reads the key pair and the epoch from it, or
     /// makes a new key pair.
     ///
     /// # Errors
@@ -87,11 +88,11 @@ impl Identity {
         folder.map_err(IdentityError::file(state_dir))?;
         let lock = lock(state_dir)?;
         let keypair = load_or_create_key(&state_dir.join(KEY_FILE))?;
-        let term_file = state_dir.join(TERM_FILE);
-        let term = load_term(&term_file)?;
+        let epoch_file = state_dir.join(EPOCH_FILE);
+        let epoch = load_epoch(&epoch_file)?;
         let id = NodeId(keypair.public().to_bytes());
-        let stored = Arc::new(Mutex::new(StoredTerm { file: term_file, term }));
-        Ok(Self { keypair, id, term, stored, _lock: lock })
+        let stored = Arc::new(Mutex::new(StoredEpoch { file: epoch_file, epoch }));
+        Ok(Self { keypair, id, epoch, stored, _lock: lock })
     }
 
     /// The public key.
@@ -99,9 +100,9 @@ impl Identity {
         self.id
     }
 
-    /// The term that was on disk at the start; 0 on a new node.
-    pub fn term(&self) -> u64 {
-        self.term
+    /// The epoch that was on disk at the start; nobody's in term 0 on a new node.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
     }
 
     /// The key pair as libp2p wants it.
@@ -127,27 +128,29 @@ impl Identity {
         }
     }
 
-    /// Puts the term on disk on a thread of its own, then reports [`Input::Persisted`]. A disk that refuses is
-    /// tried again until it takes the term, since a node that forgets its term may claim it twice.
+    /// Puts the epoch on disk on a thread of its own, then reports [`Input::Persisted`]. A disk that refuses is
+    /// tried again until it takes the epoch, since a node that forgets it may claim it twice.
     ///
     /// Must be called on a tokio runtime.
-    pub fn persist_term(&self, term: u64, events: Events) {
+    pub fn persist_epoch(&self, epoch: Epoch, events: Events) {
         let stored = Arc::clone(&self.stored);
         tokio::spawn(async move {
             loop {
                 let stored = Arc::clone(&stored);
                 let written = tokio::task::spawn_blocking(move || {
-                    // A panic while the lock was held left a whole value behind: it is one number.
-                    stored.lock().unwrap_or_else(PoisonError::into_inner).raise(term)
+                    // A panic while the lock was held left a whole value behind: it is set last.
+                    stored.lock().unwrap_or_else(PoisonError::into_inner).raise(epoch)
                 });
                 match written.await.unwrap_or_else(|panic| Err(io::Error::other(panic))) {
                     Ok(()) => break,
-                    Err(error) => tracing::error!(term, %error, "cannot store the term; this node cannot be master"),
+                    Err(error) => {
+                        tracing::error!(term = epoch.term, %error, "cannot store the epoch; this node cannot be master")
+                    }
                 }
-                tokio::time::sleep(TERM_RETRY).await;
+                tokio::time::sleep(EPOCH_RETRY).await;
             }
             // The driver that ended needs no answer.
-            let _ = events.send(Event::Input(Input::Persisted { term })).await;
+            let _ = events.send(Event::Input(Input::Persisted { epoch })).await;
         });
     }
 }
@@ -282,29 +285,34 @@ fn load_or_create_key(path: &Path) -> Result<ed25519::Keypair, IdentityError> {
     Ok(keypair)
 }
 
-fn load_term(path: &Path) -> Result<u64, IdentityError> {
+fn load_epoch(path: &Path) -> Result<Epoch, IdentityError> {
     match fs::read_to_string(path) {
-        // The line end proves that no digit is missing.
-        Ok(text) => text.strip_suffix('\n').and_then(|digits| digits.parse().ok()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Some(0),
+        Ok(text) => parse_epoch(&text),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Some(Epoch::default()),
         Err(error) if error.kind() == io::ErrorKind::InvalidData => None,
         Err(error) => return Err(IdentityError::File { path: path.to_owned(), error }),
     }
-    .ok_or_else(|| IdentityError::DamagedTerm(path.to_owned()))
+    .ok_or_else(|| IdentityError::DamagedEpoch(path.to_owned()))
 }
 
-/// The term on disk. Writers take turns, and a late one with a lower term finds its work done.
+/// The line end proves that nothing is missing.
+fn parse_epoch(text: &str) -> Option<Epoch> {
+    let (term, node) = text.strip_suffix('\n')?.split_once(' ')?;
+    Some(Epoch { term: term.parse().ok()?, node: node.parse().ok()? })
+}
+
+/// The epoch on disk. Writers take turns, and a late one with a lower epoch finds its work done.
 #[derive(Debug)]
-struct StoredTerm {
+struct StoredEpoch {
     file: PathBuf,
-    term: u64,
+    epoch: Epoch,
 }
 
-impl StoredTerm {
-    fn raise(&mut self, term: u64) -> io::Result<()> {
-        if term > self.term {
-            write_atomically(&self.file, format!("{term}\n").as_bytes())?;
-            self.term = term;
+impl StoredEpoch {
+    fn raise(&mut self, epoch: Epoch) -> io::Result<()> {
+        if epoch > self.epoch {
+            write_atomically(&self.file, format!("{} {}\n", epoch.term, epoch.node).as_bytes())?;
+            self.epoch = epoch;
         }
         Ok(())
     }
@@ -322,7 +330,6 @@ fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use labmesh_proto::id::Epoch;
     use tempfile::tempdir;
     use tokio::sync::mpsc;
 
@@ -347,7 +354,7 @@ mod tests {
         let state = dir.path().join("deep/state");
         let first = Identity::load_or_create(&state).unwrap();
         let id = first.node_id();
-        assert_eq!(first.term(), 0);
+        assert_eq!(first.epoch(), Epoch::default());
         drop(first);
         assert_eq!(Identity::load_or_create(&state).unwrap().node_id(), id);
         let mode = fs::metadata(state.join(KEY_FILE)).unwrap().permissions().mode();
@@ -376,10 +383,16 @@ mod tests {
         check(KEY_FILE, &[1; 63]);
         // The right length, but the public half is not that of the secret half.
         check(KEY_FILE, &[1; 64]);
-        for bad in ["", "17", "-1\n", "99999999999999999999\n", "x\n", "1\n2\n"] {
-            check(TERM_FILE, bad.as_bytes());
+        let node = NodeId([0xab; 32]);
+        let good = format!("17 {node}\n");
+        assert_eq!(parse_epoch(&good), Some(Epoch { term: 17, node }));
+        for end in 0..good.len() {
+            check(EPOCH_FILE, &good.as_bytes()[..end]);
         }
-        check(TERM_FILE, &[0xff, b'\n']);
+        for bad in ["17\n", "-1 NODE\n", "99999999999999999999 NODE\n", "x NODE\n", "1 NODE\n2 NODE\n", "1 NODE0\n"] {
+            check(EPOCH_FILE, bad.replace("NODE", &node.to_string()).as_bytes());
+        }
+        check(EPOCH_FILE, &[0xff, b'\n']);
     }
 
     #[test]
@@ -393,18 +406,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn terms_are_on_disk_before_they_are_reported_and_never_go_back() {
+    async fn epochs_are_on_disk_before_they_are_reported_and_never_go_back() {
         let dir = tempdir().unwrap();
         let identity = Identity::load_or_create(dir.path()).unwrap();
         let (events, mut inbox) = mpsc::channel(4);
-        for term in [5, 3] {
-            identity.persist_term(term, events.clone());
+        let highest = Epoch { term: 5, node: NodeId([2; 32]) };
+        for epoch in [highest, Epoch { term: 3, ..highest }, Epoch { node: NodeId([1; 32]), ..highest }] {
+            identity.persist_epoch(epoch, events.clone());
             let event = tokio::time::timeout(Duration::from_secs(10), inbox.recv()).await.unwrap();
-            assert!(matches!(event, Some(Event::Input(Input::Persisted { term: t })) if t == term));
-            assert_eq!(fs::read_to_string(dir.path().join(TERM_FILE)).unwrap(), "5\n");
+            assert!(matches!(event, Some(Event::Input(Input::Persisted { epoch: e })) if e == epoch));
+            assert_eq!(fs::read_to_string(dir.path().join(EPOCH_FILE)).unwrap(), format!("5 {}\n", highest.node));
         }
         drop(identity);
-        assert_eq!(Identity::load_or_create(dir.path()).unwrap().term(), 5);
+        assert_eq!(Identity::load_or_create(dir.path()).unwrap().epoch(), highest);
     }
 
     #[test]

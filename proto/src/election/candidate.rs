@@ -7,16 +7,20 @@ use std::time::Duration;
 
 use super::{Election, Output, State};
 use crate::config::{LEASE, LISTEN, OBJECTION, RANK_STEP};
-use crate::id::{NodeId, Time};
+use crate::id::{Epoch, NodeId, Time};
 use crate::wire::control::Message;
 
-/// Ranks beyond this wait no longer: whoever is left when nine better ones are dead need not count them.
-const RANK_MAX: usize = 9;
+/// Ranks beyond this wait no longer, so that a claim comes at most a lease after the master was lost. Of several that
+/// are left then the better one goes first, since they ask each other.
+const RANK_MAX: usize = 6;
+/// Whoever has to wait longer asks meanwhile: most elections are over by then, and who is alone finds out.
+const ASK_AFTER: Duration = Duration::from_millis(2 * RANK_STEP.as_millis() as u64);
 /// How many nodes that were not chosen by the master are asked.
 const ASK_RANDOM: usize = 3;
-/// How long answers may take under load before this node believes that it reaches nobody.
-const PATIENCE: Duration = Duration::from_millis(3 * OBJECTION.as_millis() as u64);
-/// How long a disk may take for one number before the claim is given up.
+/// How long answers may take under load before this node believes that a connection is dead; if all are, that it
+/// reaches nobody.
+pub(super) const PATIENCE: Duration = Duration::from_millis(3 * OBJECTION.as_millis() as u64);
+/// How long a disk may take for one epoch before the claim is given up.
 const PERSIST_PATIENCE: Duration = Duration::from_secs(2);
 /// Between two attempts of a node that may not be master itself, or whose claim came to nothing.
 const RETRY: Duration = Duration::from_secs(1);
@@ -31,18 +35,25 @@ pub(super) struct Candidate {
 
 #[derive(Debug)]
 pub(super) enum Phase {
-    /// Others come first.
-    Waiting { until: Time },
+    /// Others come first; ask at `ask_at`, claim not before `until`.
+    Waiting { ask_at: Time, until: Time },
     /// Questions are out. `asked` shrinks as answers come.
     Asking { asked: Vec<NodeId>, answered: u32, since: Time, until: Time },
-    /// The term is on its way to the disk.
+    /// The epoch is on its way to the disk.
     Claiming { term: u64, reach: u32, until: Time },
+}
+
+impl Phase {
+    fn waiting(now: Time, wait: Duration) -> Self {
+        Self::Waiting { ask_at: now + wait.min(ASK_AFTER), until: now + wait }
+    }
 }
 
 impl Candidate {
     pub(super) fn deadline(&self) -> (Time, &'static str) {
         match &self.phase {
-            Phase::Waiting { until } => (*until, "election: wait for better candidates"),
+            Phase::Waiting { ask_at, .. } => (*ask_at, "election: wait for better candidates"),
+            Phase::Asking { answered: 0, since, .. } => (*since + PATIENCE, "election: wait for an answer"),
             Phase::Asking { until, .. } => (*until, "election: wait for objections"),
             Phase::Claiming { until, .. } => (*until, "election: wait for the disk"),
         }
@@ -52,9 +63,9 @@ impl Candidate {
 impl Election {
     /// Becomes a candidate that asks after `wait`.
     pub(super) fn stand(&mut self, now: Time, wait: Duration) {
-        self.state = State::Candidate(Candidate { phase: Phase::Waiting { until: now + wait }, deferred: 0 });
+        self.wait(now, wait);
         if wait.is_zero() {
-            self.ask(now);
+            self.ask(now, now);
         }
     }
 
@@ -87,19 +98,20 @@ impl Election {
         (u8::MAX - weight.get(), node)
     }
 
-    fn ask(&mut self, now: Time) {
-        if let Some(term) = self.highest.term.checked_add(1).filter(|_| self.weight.get() > 0) {
+    /// Asks, to claim at `until` or when answers have had their time.
+    fn ask(&mut self, now: Time, until: Time) {
+        if let Some(term) = self.next_term() {
             // Written while the answers travel, so that the disk costs the claim no time.
-            self.persist(term);
+            self.persist(Epoch { term, node: self.me });
         }
         let asked = self.whom_to_ask();
         if asked.is_empty() {
-            return self.be_alone(now);
+            return self.become_solo(now);
         }
         for to in &asked {
-            self.send(*to, Message::Ask(self.highest));
+            self.question(now, *to);
         }
-        let phase = Phase::Asking { asked, answered: 0, since: now, until: now + OBJECTION };
+        let phase = Phase::Asking { asked, answered: 0, since: now, until: until.max(now) + OBJECTION };
         if let State::Candidate(candidate) = &mut self.state {
             candidate.phase = phase;
         }
@@ -120,7 +132,7 @@ impl Election {
     }
 
     pub(super) fn count_answer(&mut self, now: Time, from: NodeId) {
-        let State::Candidate(Candidate { phase: Phase::Asking { asked, answered, since, .. }, .. }) = &mut self.state
+        let State::Candidate(Candidate { phase: Phase::Asking { asked, answered, until, .. }, .. }) = &mut self.state
         else {
             return;
         };
@@ -128,7 +140,7 @@ impl Election {
         asked.retain(|node| *node != from);
         *answered += u32::from(asked.len() < before);
         // Late answers under load: the time for objections has passed, this was what the claim waited for.
-        if *answered == 1 && now >= *since + OBJECTION {
+        if *answered == 1 && now >= *until {
             self.claim(now, 2);
         }
     }
@@ -139,9 +151,11 @@ impl Election {
             return;
         }
         match &mut candidate.phase {
-            Phase::Waiting { .. } => self.ask(now),
-            Phase::Asking { answered: 0, since, until, .. } if now < *since + PATIENCE => *until = *since + PATIENCE,
-            Phase::Asking { answered: 0, .. } => self.be_alone(now),
+            Phase::Waiting { until, .. } => {
+                let until = *until;
+                self.ask(now, until);
+            }
+            Phase::Asking { answered: 0, .. } => self.become_solo(now),
             Phase::Asking { answered, .. } => {
                 let reach = *answered + 1;
                 self.claim(now, reach);
@@ -153,56 +167,52 @@ impl Election {
         }
     }
 
+    /// The term of a claim, if this node may claim.
+    fn next_term(&self) -> Option<u64> {
+        self.highest.term.max(self.rumoured).checked_add(1).filter(|_| self.weight.get() > 0)
+    }
+
     /// Takes the next term, once it is on disk; `reach` is how many nodes this one knows to be on its side.
     pub(super) fn claim(&mut self, now: Time, reach: u32) {
-        let Some(term) = self.highest.term.checked_add(1).filter(|_| self.weight.get() > 0) else {
-            return self.wait(now, RETRY);
-        };
-        if self.on_disk >= term {
+        let Some(term) = self.next_term() else { return self.wait(now, RETRY) };
+        if self.is_on_disk(term) {
             return self.become_master(now, term, reach);
         }
-        self.persist(term);
+        self.persist(Epoch { term, node: self.me });
         let phase = Phase::Claiming { term, reach, until: now + PERSIST_PATIENCE };
         self.state = State::Candidate(Candidate { phase, deferred: 0 });
     }
 
-    fn be_alone(&mut self, now: Time) {
-        if self.weight.get() > 0 {
-            self.become_solo(now);
-        } else {
-            self.wait(now, RETRY);
-        }
-    }
-
     fn wait(&mut self, now: Time, wait: Duration) {
-        self.state = State::Candidate(Candidate { phase: Phase::Waiting { until: now + wait }, deferred: 0 });
+        self.state = State::Candidate(Candidate { phase: Phase::waiting(now, wait), deferred: 0 });
     }
 
     /// A better candidate asks as well: it goes first. One of unknown weight may think the same of us.
     pub(super) fn defer(&mut self, now: Time, other: NodeId) {
         let known = self.succession.contains(&other) || self.members.iter().any(|(member, _)| *member == other);
-        if known && self.rank(other) < self.rank(self.me) {
-            self.step_back(now + OBJECTION + RANK_STEP);
+        // Not by rank: two lists of different age may each put the other node first.
+        if known && self.preference(other) < self.preference(self.me) {
+            self.step_back(now, OBJECTION + RANK_STEP);
         }
     }
 
     /// A master of a lower epoch lives: it was asked to raise its term, which is better than a claim against it.
     pub(super) fn postpone(&mut self, now: Time) {
         match &mut self.state {
-            State::Candidate(_) => self.step_back(now + LEASE),
-            State::Listening { until } => *until = (*until).max(now + LISTEN),
+            State::Candidate(_) => self.step_back(now, LEASE),
+            State::Listening { until, .. } => *until = (*until).max(now + LISTEN),
             State::Follower(_) | State::Master(_) | State::Left => {}
         }
     }
 
-    fn step_back(&mut self, until: Time) {
+    fn step_back(&mut self, now: Time, wait: Duration) {
         let State::Candidate(candidate) = &mut self.state else { return };
         if candidate.deferred >= DEFER_MAX || matches!(candidate.phase, Phase::Claiming { .. }) {
             return;
         }
-        if until > candidate.deadline().0 {
+        if now + wait > candidate.deadline().0 {
             candidate.deferred += 1;
-            candidate.phase = Phase::Waiting { until };
+            candidate.phase = Phase::waiting(now, wait);
         }
     }
 

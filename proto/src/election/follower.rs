@@ -15,6 +15,8 @@ const HELPERS: usize = 2;
 pub(super) struct Follower {
     pub(super) epoch: Epoch,
     lease_until: Time,
+    /// When a heartbeat came last, on whatever way.
+    pub(super) heard_at: Time,
     /// When a datagram of the master itself came last, and its number.
     direct_at: Option<Time>,
     direct_seq: u64,
@@ -31,6 +33,7 @@ impl Follower {
         let mut follower = Self {
             epoch: beat.epoch,
             lease_until: now,
+            heard_at: now,
             direct_at: None,
             direct_seq: 0,
             ask_at: now + BEAT_EVERY,
@@ -42,6 +45,7 @@ impl Follower {
     }
 
     fn renew(&mut self, now: Time, seq: u64, direct: bool) {
+        self.heard_at = now;
         if direct {
             self.lease_until = now + LEASE;
             self.direct_at = Some(now);
@@ -107,16 +111,16 @@ impl Election {
             self.claim(now, self.up.len() as u32 + 1);
         } else if now >= follower.ask_at {
             follower.ask_at = now + RELAY_FOR / 2;
-            self.ask_for_relays(master);
+            self.ask_for_relays(now, master);
         }
     }
 
-    fn ask_for_relays(&mut self, master: NodeId) {
+    fn ask_for_relays(&mut self, now: Time, master: NodeId) {
         let mut helpers = self.whom_to_ask();
         let others = helpers.iter().position(|node| *node == master).map_or(0, |place| place + 1);
         helpers.truncate(others + HELPERS);
         for to in helpers {
-            self.send(to, Message::Ask(self.highest));
+            self.question(now, to);
         }
     }
 

@@ -3,13 +3,19 @@
 //! Rule: of two masters that meet the one with more live members stays, then the higher epoch; it takes a term above
 //! both, the other says goodbye to its followers, hands over and follows. A solo loses to every master.
 
+use std::time::Duration;
+
 use super::{Election, Output, State};
 use crate::config::{BEACON_EVERY, BEAT_EVERY, LEASE};
 use crate::id::{Epoch, NodeId, Time};
 use crate::wire::control::{Beat, Message};
 
-/// Heartbeats between two beacons, which also go by gossip as a second path.
+/// Heartbeats between two beacons.
 const BEATS_PER_BEACON: u64 = (BEACON_EVERY.as_millis() / BEAT_EVERY.as_millis()) as u64;
+/// Heartbeats between two that also go by gossip as a second path.
+const BEATS_PER_GOSSIP: u64 = 10;
+/// A master that nobody has greeted for so long is solo: longer than followers take for a greeting, and a new one.
+const ALONE: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
 pub(super) struct Master {
@@ -19,6 +25,8 @@ pub(super) struct Master {
     /// Live members, this node included.
     pub(super) members: u32,
     pub(super) next_beat: Time,
+    /// Since when no member counts but this node.
+    pub(super) alone_since: Option<Time>,
     /// The term that is on its way to the disk, to replace the present one.
     pub(super) raising: Option<u64>,
 }
@@ -27,13 +35,22 @@ impl Election {
     pub(super) fn become_master(&mut self, now: Time, term: u64, members: u32) {
         let epoch = Epoch { term, node: self.me };
         self.highest = epoch;
+        self.unproven = false;
         self.newest = None;
         self.ruled = true;
         if !matches!(self.state, State::Master(_)) {
             // Those were the last master's; whoever heard them would ask for what is not there.
             (self.roster_version, self.catalogue_version) = (0, 0);
         }
-        self.state = State::Master(Master { epoch, solo: false, seq: 0, members, next_beat: now, raising: None });
+        self.state = State::Master(Master {
+            epoch,
+            solo: false,
+            seq: 0,
+            members,
+            next_beat: now,
+            alone_since: Some(now),
+            raising: None,
+        });
         self.outputs.push_back(Output::BecameMaster { term });
         self.outputs.push_back(Output::Gossip(Message::Claim { epoch, members }));
         self.master_timeout(now);
@@ -43,7 +60,15 @@ impl Election {
         let epoch = Epoch { term: self.highest.term, node: self.me };
         self.ruled = true;
         self.succession.clear();
-        self.state = State::Master(Master { epoch, solo: true, seq: 0, members: 1, next_beat: now, raising: None });
+        self.state = State::Master(Master {
+            epoch,
+            solo: true,
+            seq: 0,
+            members: 1,
+            next_beat: now,
+            alone_since: None,
+            raising: None,
+        });
         self.outputs.push_back(Output::BecameSolo);
         self.master_timeout(now);
     }
@@ -66,8 +91,12 @@ impl Election {
         if now < master.next_beat {
             return;
         }
+        if !master.solo && master.alone_since.is_some_and(|since| now.since(since) >= ALONE) {
+            return self.become_solo(now);
+        }
         master.seq += 1;
         let solo = master.solo;
+        let gossip = !solo && master.seq % BEATS_PER_GOSSIP == 1;
         let beacon = solo || master.seq % BEATS_PER_BEACON == 1;
         let every = if solo { BEACON_EVERY } else { BEAT_EVERY };
         // From the deadline, so that lateness does not add up; from now, if more than one beat was missed.
@@ -82,13 +111,13 @@ impl Election {
         if beacon {
             self.outputs.push_back(Output::Beacon(beat));
         }
-        if beacon && !solo {
+        if gossip {
             self.outputs.push_back(Output::Gossip(Message::Beat(beat)));
         }
         if solo {
             // Somebody may be connected who could not answer before.
             for to in self.whom_to_ask() {
-                self.send(to, Message::Ask(self.highest));
+                self.question(now, to);
             }
         }
     }
@@ -121,16 +150,17 @@ impl Election {
     /// Takes a term above that one and goes on as master.
     pub(super) fn raise(&mut self, now: Time, above: u64) {
         let Some(term) = above.max(self.highest.term).checked_add(1) else { return };
+        let ready = self.is_on_disk(term);
         let State::Master(master) = &mut self.state else { return };
         if master.solo || master.raising.is_some_and(|raising| raising >= term) {
             return;
         }
-        if self.on_disk >= term {
+        if ready {
             let members = master.members;
             return self.become_master(now, term, members);
         }
         master.raising = Some(term);
-        self.persist(term);
+        self.persist(Epoch { term, node: self.me });
     }
 
     fn say_goodbye(&mut self, epoch: Epoch, successor: Option<NodeId>) {

@@ -20,8 +20,10 @@ fn beat(node: NodeId, term: u64, seq: u64, members: u32) -> Beat {
     Beat { epoch: Epoch { term, node }, seq, members, ..Beat::silent(node) }
 }
 
-fn starting(term_on_disk: u64) -> Election {
-    Election::new(ms(0), ME, Weight::DEFAULT, false, 6970, term_on_disk, 1)
+/// A node whose disk knows the master A of that term.
+fn starting(term: u64) -> Election {
+    let on_disk = Epoch { term, node: if term > 0 { A } else { NodeId::default() } };
+    Election::new(ms(0), ME, Weight::DEFAULT, false, 6970, on_disk, 1)
 }
 
 fn hear(election: &mut Election, at: u64, beat: Beat, direct: bool) {
@@ -37,9 +39,9 @@ fn run(election: &mut Election, until: u64) -> Vec<Output> {
     let mut all = Vec::new();
     loop {
         for output in said(election) {
-            if let Output::Persist { term } = output {
+            if let Output::Persist { epoch } = output {
                 let now = election.poll_timeout().map_or(ms(until), |(at, _)| at.min(ms(until)));
-                election.handle_input(now, Input::Persisted { term });
+                election.handle_input(now, Input::Persisted { epoch });
             }
             all.push(output);
         }
@@ -57,6 +59,7 @@ fn follower() -> Election {
     election.handle_input(ms(10), Input::Up(A));
     election.handle_input(ms(10), Input::Up(B));
     hear(&mut election, 100, beat(A, 3, 1, 4), true);
+    election.handle_input(ms(110), Input::Heard(A));
     for seq in 2..=10 {
         hear(&mut election, 100 * seq, beat(A, 3, seq, 4), true);
     }
@@ -92,18 +95,22 @@ fn alone_it_is_solo_within_a_second_and_a_half_and_raises_no_term() {
 }
 
 #[test]
-fn weight_zero_is_never_master_not_even_alone_or_by_force() {
-    let mut election = Election::new(ms(0), ME, weight(0), true, 6970, 0, 1);
-    run(&mut election, 5000);
-    election.handle_input(ms(5000), Input::Up(A));
-    election.handle_input(ms(5000), Input::ForceClaim);
-    run(&mut election, 10_000);
-    assert_eq!(election.role(), Role::Candidate);
+fn weight_zero_serves_itself_alone_but_is_never_master_of_others_not_even_by_force() {
+    let mut election = Election::new(ms(0), ME, weight(0), true, 6970, Epoch::default(), 1);
+    run(&mut election, 1500);
+    assert_eq!(election.role(), Role::Solo);
+    election.handle_input(ms(1500), Input::Up(A));
+    for at in (1500..10_000).step_by(100) {
+        election.handle_input(ms(at), Input::Answer { from: A, beat: None });
+        election.handle_input(ms(at), Input::ForceClaim);
+        run(&mut election, at + 100);
+        assert_eq!(election.role(), Role::Candidate, "{at}");
+    }
 }
 
 #[test]
 fn without_a_key_no_weight_counts_for_more_than_sixty() {
-    let mut election = Election::new(ms(0), ME, weight(60), false, 6970, 0, 1);
+    let mut election = Election::new(ms(0), ME, weight(60), false, 6970, Epoch::default(), 1);
     election.handle_input(ms(1), Input::Members(vec![(B, weight(99))]));
     assert_eq!(election.patience_of(ME), Duration::ZERO);
     assert_eq!(election.patience_of(B), RANK_STEP);
@@ -150,14 +157,15 @@ fn a_node_that_nobody_answers_is_solo_and_raises_no_term() {
 }
 
 #[test]
-fn the_term_is_on_disk_before_it_is_claimed() {
+fn its_own_epoch_is_on_disk_before_it_is_claimed() {
     let mut election = follower();
     election.handle_input(ms(1050), Input::Goodbye { from: A, epoch: Epoch { term: 3, node: A }, successor: Some(ME) });
-    assert!(said(&mut election).contains(&Output::Persist { term: 4 }));
+    let epoch = Epoch { term: 4, node: ME };
+    assert!(said(&mut election).contains(&Output::Persist { epoch }));
     assert_eq!(election.role(), Role::Candidate);
-    election.handle_input(ms(1060), Input::Persisted { term: 3 });
+    election.handle_input(ms(1060), Input::Persisted { epoch: Epoch { node: A, ..epoch } });
     assert_eq!(election.role(), Role::Candidate);
-    election.handle_input(ms(1070), Input::Persisted { term: 4 });
+    election.handle_input(ms(1070), Input::Persisted { epoch });
     assert_eq!(election.role(), Role::Master);
 }
 
@@ -213,9 +221,10 @@ fn a_damaged_term_on_disk_keeps_no_node_out() {
 #[test]
 fn a_lower_epoch_is_asked_to_rise() {
     let mut election = starting(7);
+    election.handle_input(ms(50), Input::Up(A));
     hear(&mut election, 100, beat(A, 3, 1, 4), true);
     assert_eq!(election.role(), Role::Listening);
-    let question = Message::Ask(Epoch { term: 7, node: NodeId::default() });
+    let question = Message::Ask(Epoch { term: 7, node: A });
     assert_eq!(said(&mut election), [Output::Send { to: A, message: question }]);
 
     let mut master = master();
@@ -277,6 +286,85 @@ fn a_master_that_was_away_for_longer_than_a_lease_listens_first() {
     let mut election = master();
     election.handle_timeout(ms(1500));
     assert_eq!(election.role(), Role::Master);
+}
+
+#[test]
+fn who_comes_back_believes_nothing_that_may_have_waited_for_it() {
+    let mut election = follower();
+    hear(&mut election, 5000, beat(B, 4, 7, 4), true);
+    election.handle_input(ms(5040), Input::Claim { from: B, epoch: Epoch { term: 4, node: B }, members: 4 });
+    assert_eq!(election.role(), Role::Listening);
+    hear(&mut election, 5100, beat(B, 4, 8, 4), true);
+    check_follows(&election, B, 4);
+}
+
+#[test]
+fn a_master_that_everybody_left_is_solo_and_keeps_its_term() {
+    let mut election = master();
+    election.handle_input(ms(1000), Input::Members(vec![(ME, Weight::DEFAULT)]));
+    run(&mut election, 2900);
+    assert_eq!(election.role(), Role::Master);
+    let outputs = run(&mut election, 3100);
+    assert_eq!((election.role(), election.epoch()), (Role::Solo, Some(Epoch { term: 1, node: ME })));
+    assert!(outputs.contains(&Output::BecameSolo));
+}
+
+/// After a cut a connection stays silent for seconds, and then delivers old news.
+#[test]
+fn a_connection_over_which_no_answer_comes_is_dialled_anew() {
+    let mut election = follower();
+    election.handle_input(ms(1050), Input::Goodbye { from: A, epoch: Epoch { term: 3, node: A }, successor: None });
+    election.handle_input(ms(1100), Input::Heard(B));
+    election.handle_input(ms(1100), Input::Answer { from: B, beat: None });
+    let redials = |outputs: Vec<Output>| outputs.iter().filter(|o| matches!(o, Output::Redial(_))).count();
+    assert_eq!(redials(run(&mut election, 1340)), 0);
+    assert_eq!(run(&mut election, 1360).iter().filter(|o| **o == Output::Redial(A)).count(), 1);
+    assert_eq!(redials(run(&mut election, 1500)), 0, "B is heard");
+}
+
+/// A claim below what others have obeyed would be contradicted at once.
+#[test]
+fn a_claim_is_above_every_term_that_the_others_ask_about() {
+    let mut election = follower();
+    election.handle_input(ms(1050), Input::Gone(A));
+    for term in [6, TERM_JUMP_MAX + 100] {
+        election.handle_input(ms(1060), Input::Ask { from: B, epoch: Epoch { term, node: B } });
+    }
+    election.handle_input(ms(1070), Input::Answer { from: B, beat: None });
+    run(&mut election, 1160);
+    assert_eq!((election.role(), election.epoch()), (Role::Master, Some(Epoch { term: 7, node: ME })));
+}
+
+/// Both have a list that puts the other first: only one steps back.
+#[test]
+fn two_candidates_do_not_wait_for_each_other() {
+    let stands_back = |me: u8, other: u8| {
+        let mut election = follower();
+        election.me = NodeId([me; 32]);
+        let other = NodeId([other; 32]);
+        election.handle_input(ms(1001), Input::Up(other));
+        election.handle_input(ms(1001), Input::Members(vec![(other, Weight::DEFAULT)]));
+        election.handle_input(ms(1001), Input::Succession(vec![other]));
+        election.handle_input(ms(1050), Input::Gone(A));
+        let before = election.poll_timeout();
+        election.handle_input(ms(1051), Input::Ask { from: other, epoch: Epoch { term: 3, node: A } });
+        election.poll_timeout() != before
+    };
+    assert_ne!(stands_back(5, 7), stands_back(7, 5));
+}
+
+#[test]
+fn over_a_restart_the_highest_epoch_is_obeyed_and_no_lower_one() {
+    let on_disk = Epoch { term: 3, node: B };
+    let start = || Election::new(ms(0), ME, Weight::DEFAULT, false, 6970, on_disk, 1);
+    let mut election = start();
+    hear(&mut election, 100, beat(A, 3, 50, 9), true);
+    assert_eq!(election.role(), Role::Listening, "the other master of that term, and the lower one");
+    hear(&mut election, 200, beat(B, 3, 8, 2), true);
+    check_follows(&election, B, 3);
+    let mut election = start();
+    run(&mut election, 1500);
+    assert_eq!((election.role(), election.highest()), (Role::Solo, on_disk));
 }
 
 #[test]

@@ -88,7 +88,7 @@ impl Node {
                 self.discovery.handle_input(now, discovery::Input::Unreachable { node, addr, refused });
             }
             Input::Control { from, message } => self.hear(now, from, message),
-            Input::Persisted { term } => self.election.handle_input(now, election::Input::Persisted { term }),
+            Input::Persisted { epoch } => self.election.handle_input(now, election::Input::Persisted { epoch }),
             Input::Announce { id, announce } => self.client_announces(now, id, announce),
             Input::Address(addr) => {
                 self.config.addr = Some(addr);
@@ -108,6 +108,9 @@ impl Node {
 
     fn hear(&mut self, now: Time, from: NodeId, message: Message) {
         self.roster.handle_input(now, roster::Input::Heard(from));
+        if !message.is_gossip() {
+            self.election.handle_input(now, election::Input::Heard(from));
+        }
         match message {
             Message::Beat(beat) => self.election.handle_input(now, election::Input::Beat { beat, direct: false }),
             Message::Ask(epoch) => self.election.handle_input(now, election::Input::Ask { from, epoch }),
@@ -196,7 +199,7 @@ impl Node {
             election::Output::Beacon(beat) => self.outputs.push_back(Output::Beacon(beat)),
             election::Output::Gossip(message) => self.outputs.push_back(Output::Gossip(message)),
             election::Output::Send { to, message } => self.send(to, message),
-            election::Output::Persist { term } => self.outputs.push_back(Output::Persist { term }),
+            election::Output::Persist { epoch } => self.outputs.push_back(Output::Persist { epoch }),
             election::Output::Redial(node) => {
                 self.discovery.handle_input(now, discovery::Input::Redial(node));
             }

@@ -1,21 +1,23 @@
 //! Random delays, losses, crashes, stops, partitions and forced claims, then quiet: what must never happen is checked
 //! by the group after every event, what must happen is checked here.
+//!
+//! Rule: the scenarios are the same in every run, so that a change is to blame for what fails; `LABMESH_SCENARIOS=n`
+//! draws n others.
 
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
 use proptest::prelude::*;
-use proptest::test_runner::{Config, TestRunner};
+use proptest::test_runner::{Config, RngSeed, TestRunner};
 
 use super::{Group, Link, Verbosity};
 use crate::config::Weight;
 use crate::election::Role;
 
-/// From the last fault to one master in each part of the network, in 99 of 100 scenarios: a start (1.2 s), or a lease
-/// and the claims of a small room.
-const USUALLY_SETTLED_WITHIN: Duration = Duration::from_millis(1500);
-/// And in all: two that lost everybody and became solo have to meet by a beacon (1 s) first, and then elect.
-const SETTLED_WITHIN: Duration = Duration::from_millis(3500);
+/// From the last fault until each part of the network has one master for good, with up to 90 ms for every message.
+const SETTLED_WITHIN: Duration = Duration::from_millis(1500);
+/// How long it is watched that it stays so, and that every roster becomes right.
+const WATCHED: Duration = Duration::from_secs(8);
 
 /// Without multicast: the longest wait between two dials of one address, and a silent connection.
 const JOINED_WITHIN: Duration = Duration::from_secs(40);
@@ -117,6 +119,17 @@ fn group(scenario: &Scenario) -> Group {
     group
 }
 
+/// A runner of so many scenarios, always the same, or of as many others as the environment asks for.
+#[expect(clippy::disallowed_methods, reason = "a test that draws more on request")]
+fn runner(cases: u32) -> TestRunner {
+    let drawn = std::env::var("LABMESH_SCENARIOS").ok().map(|n| n.parse().expect("LABMESH_SCENARIOS is a number"));
+    let config = Config { failure_persistence: None, ..Config::default() };
+    TestRunner::new(match drawn {
+        Some(cases) => Config { cases, ..config },
+        None => Config { cases, rng_seed: RngSeed::Fixed(1), ..config },
+    })
+}
+
 /// Plays all faults, then quiet. Returns how long it took to settle, or the last lines of the dialogue.
 fn play(scenario: &Scenario, group: &mut Group) -> Result<Duration, String> {
     for host in 0..group.len() {
@@ -131,6 +144,7 @@ fn play(scenario: &Scenario, group: &mut Group) -> Result<Duration, String> {
         group.resume(host);
         group.set_deaf(host, false);
     }
+    group.set_link(Link { loss_permille: 0, ..group.link });
     group.note("* quiet");
     if !scenario.multicast {
         // A chain of addresses joins those who run only if no link of it is missing.
@@ -141,10 +155,14 @@ fn play(scenario: &Scenario, group: &mut Group) -> Result<Duration, String> {
             .iter()
             .for_each(|host| start(group, *host));
     }
-    let limit = if scenario.multicast { SETTLED_WITHIN } else { JOINED_WITHIN };
-    let settled = group.settle(limit);
+    let settled = if scenario.multicast {
+        Some(group.last_unsettled(WATCHED)).filter(|settled| *settled <= SETTLED_WITHIN)
+    } else {
+        let settled = group.settle(JOINED_WITHIN);
+        group.advance(WATCHED);
+        settled
+    };
     let Some(settled) = settled else { return Err(format!("not settled:\n{}", tail(group))) };
-    group.advance(Duration::from_secs(8));
     let before = group.take_log();
     group.set_verbosity(Verbosity::Roles);
     group.advance(Duration::from_secs(5));
@@ -167,8 +185,7 @@ fn tail(group: &mut Group) -> String {
 #[expect(clippy::print_stderr, reason = "the longest rivalry is a result that people want to see")]
 fn one_master_in_each_part_soon_after_the_last_fault() {
     let (longest, times) = (Cell::new(Duration::ZERO), RefCell::new(Vec::new()));
-    let mut runner = TestRunner::new(Config { cases: 1500, failure_persistence: None, ..Config::default() });
-    let result = runner.run(&scenario(true), |scenario| {
+    let result = runner(1500).run(&scenario(true), |scenario| {
         let mut group = group(&scenario);
         let settled = play(&scenario, &mut group).map_err(TestCaseError::fail)?;
         times.borrow_mut().push(settled);
@@ -180,15 +197,115 @@ fn one_master_in_each_part_soon_after_the_last_fault() {
     }
     let mut times = times.into_inner();
     times.sort_unstable();
-    let (usual, slowest) = (times[times.len() * 99 / 100], times[times.len() - 1]);
-    eprintln!("longest rivalry {:?}, settled within {usual:?} (p99), {slowest:?} (max)", longest.get());
-    assert!(usual <= USUALLY_SETTLED_WITHIN, "99 of 100 settled within {usual:?} only");
+    let [median, usual, most, slowest] = [500, 990, 999, 1000].map(|n| times[(times.len() - 1) * n / 1000]);
+    eprintln!(
+        "{} scenarios settled within {median:.2?} (p50), {usual:.2?} (p99), {most:.2?} (p99.9), {slowest:.2?} (max); \
+         longest rivalry {:.2?}",
+        times.len(),
+        longest.get()
+    );
+}
+
+/// Scenarios that once took 1.7 to 3.4 s, each by a fault of the protocol.
+#[test]
+#[expect(clippy::too_many_lines, reason = "most of them are the scenarios")]
+fn what_was_slow_once_is_settled_in_time() {
+    let case = |seed, weights: &[u8], delay_max_ms, loss_permille, faults: &[(u64, Fault)]| Scenario {
+        seed,
+        weights: weights.to_vec(),
+        delay_max_ms,
+        loss_permille,
+        multicast: true,
+        faults: faults.to_vec(),
+    };
+    let cut = |islands: &[usize]| Fault::Cut(islands.to_vec());
+    use Fault::{Claim, Cure, Deafen, Heal, Kill, Release, Resume, Start, Stop, Suspend};
+    let cases = [
+        // A node alone followed a dead master whose heartbeat a connection had kept since before the cut.
+        case(
+            12_872_724_910_051_846_245,
+            &[30, 60, 60],
+            88,
+            1,
+            &[
+                (2944, Deafen(0)),
+                (2448, cut(&[1, 0, 0])),
+                (1301, Kill(1)),
+                (1433, Stop(2)),
+                (173, Kill(2)),
+                (547, Release(1)),
+                (2931, cut(&[1, 0, 0])),
+                (1455, Start(0)),
+                (2722, Heal),
+            ],
+        ),
+        // A candidate asked a master that it heard to raise its term, over a connection that was dead.
+        case(
+            17_183_273_898_854_555_065,
+            &[30, 30, 10, 10, 30],
+            16,
+            28,
+            &[
+                (2123, Kill(0)),
+                (2893, Deafen(4)),
+                (2197, Deafen(0)),
+                (434, Kill(0)),
+                (2723, cut(&[1, 0, 0, 1, 1])),
+                (310, Claim(4)),
+                (1017, cut(&[0, 1, 0, 1, 0])),
+            ],
+        ),
+        // Two candidates with different lists let each other go first.
+        case(
+            16_327_776_476_264_318_218,
+            &[50, 50, 10, 30],
+            83,
+            7,
+            &[
+                (2311, Resume(2)),
+                (2282, cut(&[1, 0, 1, 0])),
+                (698, Start(3)),
+                (2884, Suspend(0)),
+                (377, Cure(3)),
+                (2357, Cure(0)),
+            ],
+        ),
+        // A node that came back believed what had waited for it, twice, and then waited for six better ones.
+        case(
+            2_058_859_619_176_767_428,
+            &[10, 10, 10, 60, 60, 60, 10, 50],
+            73,
+            7,
+            &[
+                (859, Heal),
+                (329, Stop(3)),
+                (236, Suspend(2)),
+                (715, Start(2)),
+                (1763, Heal),
+                (2419, Claim(5)),
+                (1483, cut(&[1, 1, 0, 0, 1, 1, 1, 1])),
+                (1526, Release(5)),
+                (55, Claim(5)),
+            ],
+        ),
+        // A follower heard its new master, which did not hear it, and lost it again.
+        case(
+            13_492_553_479_285_519_463,
+            &[30, 10, 30, 10, 60, 60, 50],
+            62,
+            10,
+            &[(847, Heal), (630, cut(&[0, 1, 1, 0, 0, 0, 0])), (2761, cut(&[1, 1, 1, 1, 0, 0, 0]))],
+        ),
+    ];
+    for scenario in cases {
+        let played = play(&scenario, &mut group(&scenario));
+        assert!(played.is_ok(), "{scenario:?}: {}", played.unwrap_err());
+    }
 }
 
 #[test]
 fn addresses_alone_join_everybody() {
-    let mut runner = TestRunner::new(Config { cases: 1000, failure_persistence: None, ..Config::default() });
-    let result = runner.run(&scenario(false), |scenario| {
+    let result = runner(1000).run(&scenario(false), |scenario| {
         let mut group = group(&scenario);
         play(&scenario, &mut group).map_err(TestCaseError::fail).map(|_| ())
     });

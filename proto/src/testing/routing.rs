@@ -43,7 +43,11 @@ impl Group {
             Happening::Unreachable { node, addr, refused } => {
                 find.handle_input(now, discovery::Input::Unreachable { node, addr, refused });
             }
-            Happening::Persisted(term) => elect.handle_input(now, election::Input::Persisted { term }),
+            Happening::Persisted(epoch) => {
+                elect.handle_input(now, election::Input::Persisted { epoch });
+                let on_disk = &mut self.hosts[host].on_disk;
+                *on_disk = epoch.max(*on_disk);
+            }
             Happening::ForceClaim => elect.handle_input(now, election::Input::ForceClaim),
             Happening::Release => elect.handle_input(now, election::Input::Release),
             Happening::Shutdown => elect.handle_input(now, election::Input::Shutdown),
@@ -57,6 +61,9 @@ impl Group {
         let Some(parts) = &mut self.hosts[host].parts else { return };
         let beat = parts.election.latest_beat();
         parts.roster.handle_input(now, roster::Input::Heard(from));
+        if !message.is_gossip() {
+            parts.election.handle_input(now, election::Input::Heard(from));
+        }
         let vote = match message {
             Message::Beat(beat) => election::Input::Beat { beat, direct: false },
             Message::Ask(epoch) => election::Input::Ask { from, epoch },
@@ -112,10 +119,9 @@ impl Group {
             }
             election::Output::Gossip(message) => self.gossip(host, &message),
             election::Output::Send { to, message } => self.send(host, &to, message),
-            election::Output::Persist { term } => {
-                self.hosts[host].term_on_disk = term;
+            election::Output::Persist { epoch } => {
                 let wait = self.between(Duration::from_millis(1), Duration::from_millis(5));
-                self.deliver_after(wait, host, Happening::Persisted(term));
+                self.deliver_after(wait, host, Happening::Persisted(epoch));
             }
             election::Output::Redial(node) => parts.discovery.handle_input(now, discovery::Input::Redial(node)),
             election::Output::Role(role) => {
@@ -294,8 +300,8 @@ impl Group {
                 let line = format!("{who} -> all {}", self.message_name(message));
                 return self.write(Verbosity::Messages, &line);
             }
-            election::Output::Persist { term } => {
-                return self.write(Verbosity::Messages, &format!("{who} writes term {term}"));
+            election::Output::Persist { epoch } => {
+                return self.write(Verbosity::Messages, &format!("{who} writes {}", self.epoch_name(*epoch)));
             }
             election::Output::Redial(node) => {
                 let line = format!("{who} redials {}", name(node));

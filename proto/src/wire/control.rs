@@ -422,3 +422,10 @@ pub enum Message {
     /// A master that lost a merge hands over the members that it knew.
     Handover(Vec<RosterEntry>),
 }
+
+impl Message {
+    /// Whether it may have come by way of others, so that it says nothing of the connection with who said it.
+    pub fn is_gossip(&self) -> bool {
+        matches!(self, Self::Beat(_) | Self::Claim { .. } | Self::Goodbye { .. })
+    }
+}

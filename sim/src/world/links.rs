@@ -100,7 +100,7 @@ impl World {
     /// A word arrives, waits for the end of a partition, or finds nobody.
     pub(super) fn word(&mut self, from: usize, to: usize, word: Word) -> Result<(), String> {
         if !self.reaches(from, to) || self.control.is_holding(from, to) {
-            self.control.hold(from, to, word);
+            self.control.hold(self.now, from, to, word);
             return Ok(());
         }
         let sender = self.machines[from].id;

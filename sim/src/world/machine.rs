@@ -160,7 +160,7 @@ impl Machine {
     /// Keeps on disk what an answer of the disk says has been written; which copy is whole now, if one is.
     pub(super) fn remember(&mut self, now: Time, input: &Input) -> Option<InfoHash> {
         match input {
-            Input::Persisted { term } => self.disk.term = self.disk.term.max(*term),
+            Input::Persisted { epoch } => self.disk.epoch = self.disk.epoch.max(*epoch),
             Input::Verified { image, piece, result: Ok(true) } => {
                 self.moved = now;
                 if let Some(hash) = self.images.get(image) {

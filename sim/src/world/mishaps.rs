@@ -137,8 +137,8 @@ impl World {
         machine.life += 1;
         machine.power = Power::On;
         machine.moved = self.now;
-        machine.node = Some(Node::new(self.now + machine.ahead, config, machine.disk.term));
-        self.trace.started(self.now, m, machine.disk.term);
+        machine.node = Some(Node::new(self.now + machine.ahead, config, machine.disk.epoch));
+        self.trace.started(self.now, m, machine.disk.epoch.term);
         for ((name, _), copy) in &machine.disk.copies {
             let (name, metainfo) = (name.clone(), Arc::clone(&copy.metainfo));
             let (mode, seed_time, stopped) = (copy.mode, copy.seed_time, copy.stopped);
@@ -212,7 +212,10 @@ impl World {
 
     /// What was held back is sent again soon; it stays where it still cannot pass.
     fn let_through(&mut self) {
-        self.later(RETRANSMISSION, Event::ReleaseWords);
+        let held: Vec<_> = self.control.held(self.now).collect();
+        for ((from, to), silence) in held {
+            self.later(silence, Event::ReleaseWords { from, to });
+        }
         let ends: Vec<End> = self.frozen.iter().map(|&(conn, side)| End { conn, side }).collect();
         for end in ends {
             self.later(RETRANSMISSION, Event::Thaw(end));
