@@ -47,8 +47,9 @@ impl Copy {
 
     /// What was written a sync ago is in the journal now.
     fn sync(&mut self, now: Time) {
-        while let Some((_, piece)) = self.recent.pop_front_if(|(at, _)| *at + SYNC_EVERY <= now) {
+        while let Some((_, piece)) = self.recent.front().copied().filter(|(at, _)| *at + SYNC_EVERY <= now) {
             self.journal.set(piece);
+            self.recent.pop_front();
         }
     }
 }

@@ -13,10 +13,8 @@ impl World {
         let small = machine.disk.small(self.now);
         match output {
             Output::Open { .. } => self.open_file(me, output),
-            Output::Store { image, block } => {
-                if machine.bad_block {
-                    machine.tainted.insert((image, block.piece.get()));
-                }
+            Output::Store { image, block } if machine.bad_block => {
+                machine.tainted.insert((image, block.piece.get()));
             }
             Output::Discard { image, piece } => {
                 machine.tainted.remove(&(image, piece.get()));
