@@ -557,6 +557,7 @@ impl Driver {
             }
             Output::Verify { image, piece } => self.disk.verify(image, piece),
             Output::Discard { image, piece } => self.disk.discard(image, piece),
+            Output::Remember { image, mode, seed_time } => self.disk.remember(image, mode, seed_time),
             Output::Finish { image } => self.disk.finish(image),
             Output::CloseImage { image } => self.disk.close(image),
             Output::SetAside { name } => {

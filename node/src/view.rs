@@ -10,6 +10,7 @@ use std::path::Path;
 
 use bytesize::ByteSize;
 use labmesh_proto::config::Mode;
+use labmesh_proto::error::DiskError;
 use labmesh_proto::io::Refusal;
 use labmesh_proto::node::{self, Role};
 use labmesh_proto::wire::control::TransferState;
@@ -48,15 +49,16 @@ impl Failure {
     pub fn new(exit: Exit, message: impl Into<String>) -> Self {
         Self { exit, message: message.into() }
     }
+}
 
-    /// What a transfer's error means: `proto` passes a `DiskError` on as its words.
-    pub fn of_transfer(error: &str) -> Self {
+impl From<&DiskError> for Failure {
+    fn from(error: &DiskError) -> Self {
         let exit = match error {
-            e if e.contains("not enough space") => Exit::NoSpace,
-            e if e.contains("changed while it was shared") => Exit::Damaged,
-            _ => Exit::Failed,
+            DiskError::NoSpace { .. } => Exit::NoSpace,
+            DiskError::Changed { .. } => Exit::Damaged,
+            DiskError::ReadOnly { .. } | DiskError::Io { .. } => Exit::Failed,
         };
-        Self::new(exit, error)
+        Self::new(exit, error.to_string())
     }
 }
 
@@ -171,6 +173,8 @@ pub struct Transfer {
     pub sources: Vec<Source>,
     /// Why it stopped, if it failed.
     pub error: Option<String>,
+    /// What kind of failure that is: `no-space`, `damaged` or `failed`.
+    pub error_kind: Option<Exit>,
     /// Where the copy lies, or will.
     pub path: String,
 }
@@ -252,6 +256,9 @@ impl Status {
             down_bps: t.down_bps,
             up_bps: t.up_bps,
         };
+        // What the others know of this node is a second old.
+        let busy = |t: &&node::TransferStatus| !matches!(t.state, TransferState::Idle | TransferState::Stopped);
+        let own: Vec<Doing> = status.transfers.iter().filter(busy).map(Doing::own).collect();
         let node = |n: &node::NodeStatus| Node {
             name: n.name.clone(),
             id: n.id.to_string(),
@@ -261,7 +268,7 @@ impl Status {
             weight: n.weight.get(),
             site: n.site.clone(),
             state: if n.live { "live" } else { "away" }.to_owned(),
-            transfers: n.transfers.iter().map(doing).collect(),
+            transfers: if n.id == status.id { own.clone() } else { n.transfers.iter().map(doing).collect() },
         };
         Self {
             mesh: mesh.to_owned(),
@@ -326,6 +333,20 @@ impl Node {
     }
 }
 
+impl Doing {
+    fn own(t: &node::TransferStatus) -> Self {
+        Self {
+            image: Some(t.name.clone()),
+            info_hash: t.info_hash.to_string(),
+            mode: t.mode,
+            state: t.state,
+            percent: percent(t.bytes_have, t.size),
+            down_bps: t.down_bps,
+            up_bps: t.up_bps,
+        }
+    }
+}
+
 impl Transfer {
     fn new(t: &node::TransferStatus, path: &Path) -> Self {
         Self {
@@ -352,7 +373,8 @@ impl Transfer {
                     uploaded: *uploaded,
                 })
                 .collect(),
-            error: t.error.clone(),
+            error: t.error.as_ref().map(ToString::to_string),
+            error_kind: t.error.as_ref().map(|error| Failure::from(error).exit),
             path: path.display().to_string(),
         }
     }
@@ -361,6 +383,16 @@ impl Transfer {
     pub fn is_complete(&self) -> bool {
         let whole = matches!(self.state, TransferState::Seeding | TransferState::Idle | TransferState::Stopped);
         whole && self.bytes_have >= self.size
+    }
+
+    /// Whether a person who says `NAME`, `NAME@HASH` or an info hash may mean this one.
+    pub fn is_called(&self, words: &str) -> bool {
+        let named = words.rsplit_once('@').is_some_and(|(name, hash)| name == self.image && self.has_hash(hash));
+        words == self.image || named || (words.len() == self.info_hash.len() && self.has_hash(words))
+    }
+
+    fn has_hash(&self, begins: &str) -> bool {
+        self.info_hash.starts_with(&begins.to_ascii_lowercase())
     }
 
     /// What keeps it from going on, if anything.
@@ -580,6 +612,44 @@ mod tests {
         assert_eq!((&json["here"], &json["piece_length"]), (&true.into(), &262_144.into()));
         assert_eq!((&json["name"], &json["size"]), (&"a.img".into(), &1.into()));
         assert_eq!(json["info_hash"], "ab".repeat(20));
+    }
+
+    #[test]
+    fn this_node_is_shown_as_it_is_now() {
+        let mut status = status();
+        status.nodes[1].transfers = vec![];
+        let shown = Status::new("labmesh", &status, |name| Path::new("/cache").join(name));
+        assert_eq!(status.nodes[1].id, status.id);
+        assert_eq!(shown.nodes[1].transfers.len(), 2, "whatever the others have heard of it");
+        assert!(shown.nodes[0].transfers.is_empty());
+    }
+
+    #[test]
+    fn a_transfer_answers_to_its_names() {
+        let transfer = Transfer::new(&transfer(TransferState::Idle), Path::new("/cache/a.img"));
+        let name = transfer.image.clone();
+        for words in [name.clone(), format!("{name}@abab"), "ab".repeat(20), "AB".repeat(20)] {
+            assert!(transfer.is_called(&words), "{words}");
+        }
+        for words in ["other.img".to_owned(), format!("{name}@cd"), "abab".to_owned(), format!("other.img@{}", "ab")] {
+            assert!(!transfer.is_called(&words), "{words}");
+        }
+    }
+
+    #[test]
+    fn what_went_wrong_with_a_file_decides_the_exit_code() {
+        let (place, reason) = ("/cache".to_owned(), "no".to_owned());
+        for (error, exit) in [
+            (DiskError::NoSpace { missing: 5, place: place.clone() }, Exit::NoSpace),
+            (DiskError::Changed { place: place.clone() }, Exit::Damaged),
+            (DiskError::ReadOnly { place: place.clone(), reason: reason.clone() }, Exit::Failed),
+            // The words decide nothing.
+            (DiskError::Io { place, reason: "not enough space".to_owned() }, Exit::Failed),
+        ] {
+            assert_eq!(Failure::from(&error).exit, exit, "{error}");
+            let failed = node::TransferStatus { error: Some(error), ..transfer(TransferState::Failed) };
+            assert_eq!(Transfer::new(&failed, Path::new("/cache")).error_kind, Some(exit));
+        }
     }
 
     #[test]

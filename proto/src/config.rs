@@ -304,6 +304,9 @@ pub const PIECE_BYTES_MIN: u32 = 16 * 1024;
 /// See [`PIECE_BYTES_MIN`].
 pub const PIECE_BYTES_MAX: u32 = 64 * 1024 * 1024;
 
+/// Pieces that one peer may have suggested and we remember (BEP 6).
+pub const SUGGESTIONS_MAX: usize = 16;
+
 #[cfg(test)]
 mod tests {
     use super::*;

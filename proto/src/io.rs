@@ -193,9 +193,9 @@ pub enum Input {
         name: String,
         /// Its torrent.
         metainfo: Arc<Metainfo>,
-        /// The mode it was fetched in.
+        /// The mode it was last fetched in.
         mode: Mode,
-        /// The seed time it was fetched with.
+        /// The seed time it was last fetched with.
         seed_time: Option<SeedTime>,
         /// Told to stay out.
         stopped: bool,
@@ -471,6 +471,15 @@ pub enum Output {
         image: ImageIndex,
         /// The piece.
         piece: PieceIndex,
+    },
+    /// The person changed mode or seed time of a partial copy: remember these beside it.
+    Remember {
+        /// The image.
+        image: ImageIndex,
+        /// From now on.
+        mode: Mode,
+        /// From now on.
+        seed_time: Option<SeedTime>,
     },
     /// Every piece is written: sync, rename, write the sidecars; then say [`Input::Finished`].
     Finish {

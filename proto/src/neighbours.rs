@@ -1,7 +1,7 @@
 //! Who is connected to whom in one swarm: the arithmetic that the tracker uses.
 //!
-//! Rule: per site, the members that upload form a pseudo-random, nearly regular graph (degree 8 to 16; everybody with
-//! everybody up to nine); sites are joined by at most [`BRIDGES`] links a pair, at members that have everything if
+//! Rule: per site, the members that upload form a pseudo-random, nearly regular graph (degree 14 to 20; everybody
+//! with everybody up to fifteen); sites are joined by at most [`BRIDGES`] links a pair, at members that have everything if
 //! there are some. The graph is a pure function of the info hash and the members: arrival order, the number of calls
 //! and the master that computes it do not show.
 //!
@@ -22,11 +22,11 @@ use crate::config::PEERS_PER_IMAGE_MAX;
 use crate::id::{InfoHash, NodeId};
 
 /// Up to this many members, everybody is linked with everybody.
-pub const ALL_PAIRS_MAX: usize = 9;
+pub const ALL_PAIRS_MAX: usize = 15;
 /// The least degree in larger swarms, and the most that rings and seeders may lead to within a site.
-pub const DEGREE_MIN: usize = 8;
+pub const DEGREE_MIN: usize = 14;
 /// See [`DEGREE_MIN`].
-pub const DEGREE_MAX: usize = 16;
+pub const DEGREE_MAX: usize = 20;
 /// Links between two sites: one may be slow and one may die, and the copies on the scarce line stay few.
 pub const BRIDGES: usize = 3;
 /// Uploaders for each leecher: enough that one slow or full one is no matter.
@@ -295,14 +295,13 @@ fn regular(salt: u64, ids: &[u64]) -> Vec<(u32, u32)> {
     if ids.len() <= ALL_PAIRS_MAX {
         return (0..count).flat_map(|a| (0..a).map(move |b| (b, a))).collect();
     }
-    let degree = degree(ids.len());
-    let base = degree as u64 / 2;
+    let base = DEGREE_MIN as u64 / 2;
     let mut graph = Graph::new(ids.len());
-    let mut links = Vec::with_capacity(ids.len() * degree);
+    let mut links = Vec::with_capacity(ids.len() * DEGREE_MIN);
     let mut order: Vec<(u64, u32)> = Vec::with_capacity(ids.len());
     for ring in 0..RINGS_MAX {
         // Decided before the ring is closed, so that one link does not decide the next and a change stays local.
-        let needy: Vec<bool> = (0..count).map(|m| ring < base || graph.degree(m) < degree).collect();
+        let needy: Vec<bool> = (0..count).map(|m| ring < base || graph.degree(m) < DEGREE_MIN).collect();
         if !needy.contains(&true) {
             break;
         }
@@ -319,15 +318,6 @@ fn regular(salt: u64, ids: &[u64]) -> Vec<(u32, u32)> {
         }
     }
     links
-}
-
-/// The even degree above `ln n + 3`, where a random graph is connected beyond doubt, and at least [`DEGREE_MIN`].
-fn degree(members: usize) -> usize {
-    match members {
-        0..148 => DEGREE_MIN,
-        148..1096 => 10,
-        _ => 12,
-    }
 }
 
 /// Scatters two words into one (the finaliser of SplitMix64).

@@ -258,6 +258,16 @@ impl Swarm {
         });
     }
 
+    /// After a crash, a partial copy goes on as the person said last.
+    fn remember(&mut self, mode: Mode, seed_time: Option<SeedTime>) {
+        let changed = (self.mode, self.seed_time) != (mode, seed_time);
+        self.mode = mode;
+        self.seed_time = seed_time;
+        if changed && self.complete_since.is_none() {
+            self.ask_border(io::Output::Remember { image: self.image, mode, seed_time });
+        }
+    }
+
     /// Something happened.
     pub fn handle_input(&mut self, now: Time, input: Input) {
         match input {
@@ -284,8 +294,7 @@ impl Swarm {
                 }
             }
             Input::Mode(mode, seed_time) => {
-                self.mode = mode;
-                self.seed_time = seed_time;
+                self.remember(mode, seed_time);
                 for p in 0..self.peers.len() {
                     if self.peers[p].is_ours() {
                         self.extend(p);
@@ -639,6 +648,7 @@ impl Swarm {
             }
             Message::Choke => {
                 self.peers[p].peer_choking = true;
+                self.peers[p].suggested.clear();
                 // BEP 6: a fast peer refuses each request by name; another just forgets them.
                 if !self.peers[p].fast {
                     self.unask_all(p);
@@ -665,7 +675,7 @@ impl Swarm {
             Message::Reject(range) => self.rejected(now, p, range),
             Message::Suggest(piece) => {
                 let piece = self.piece(piece)?;
-                self.peers[p].suggested = Some(piece);
+                self.peers[p].suggest(piece);
             }
         }
         Ok(())

@@ -4,7 +4,7 @@
 //! gives one trace. Not here: any rule of the protocol, and any payload.
 //!
 //! Modules in reading order: what a scenario says, what may go wrong in it, the order of events, the parts of the
-//! world (cables, control connections, disks), the world itself, and who looks at it.
+//! world (cables, control connections, disks), the world itself, who looks at it, and what people get to see.
 
 pub mod scenario;
 
@@ -21,5 +21,12 @@ pub mod world;
 
 pub mod check;
 pub mod expect;
-pub mod report;
+mod lines;
+pub mod record;
 pub mod trace;
+
+pub mod compare;
+pub mod html;
+pub mod jobs;
+pub mod report;
+pub mod table;

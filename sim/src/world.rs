@@ -29,7 +29,7 @@ use crate::network::{End, Item, Network, Step};
 use crate::queue::Queue;
 use crate::scenario::Scenario;
 use crate::storm;
-use crate::trace::{In, Out, Trace};
+use crate::trace::Trace;
 use crate::trunk::Trunk;
 
 mod links;
@@ -39,6 +39,7 @@ mod people;
 mod storage;
 mod truth;
 
+pub use self::machine::machine_at;
 use self::machine::{Machine, Power};
 
 const CONTROL_PORT: u16 = 6970;
@@ -166,7 +167,7 @@ pub fn image_name(number: usize) -> String {
 
 impl World {
     /// The room of a scenario at its first moment.
-    pub fn new(scenario: &Scenario, seed: u64, keep_trace: bool) -> Self {
+    pub fn new(scenario: &Scenario, seed: u64) -> Self {
         let scenario = if scenario.storm { storm::drawn(scenario, seed) } else { scenario.clone() };
         let lab = &scenario.lab;
         let images = if lab.image.0 > 0 { lab.images } else { 0 };
@@ -191,7 +192,7 @@ impl World {
             steps: Vec::new(),
             master_died: false,
             checker: Checker::new(lab.buffers.0),
-            trace: Trace::new(keep_trace),
+            trace: Trace::new(),
             scenario,
         };
         world.furnish();
@@ -230,6 +231,7 @@ impl World {
         // A late machine asks as soon as it is up.
         let asks_at = if start.is_zero() { machine.starts_at.max(Time(0) + lab.get_at.0) } else { machine.starts_at };
         self.checker.add(id);
+        self.trace.add(id);
         self.queue.push(machine.starts_at, Event::Fault(Fault::Start(index)));
         for (number, metainfo) in self.images.iter().enumerate() {
             if index < lab.holders && index % lab.images == number {
@@ -252,20 +254,35 @@ impl World {
     /// # Errors
     /// With the moment, the machine and what it must not have done.
     pub fn run(&mut self) -> Result<(), String> {
-        self.run_until(Time(0) + self.scenario.lab.ends_at.0)
+        self.run_until(self.ends_at())?;
+        self.checker.contest(self.now, false);
+        Ok(())
     }
 
-    fn run_until(&mut self, end: Time) -> Result<(), String> {
-        while let Some((at, event)) = self.queue.pop_until(end) {
+    /// Lets everything happen until then: a part of [`Self::run`], which must follow.
+    ///
+    /// # Errors
+    /// As for [`Self::run`].
+    pub fn run_until(&mut self, until: Time) -> Result<(), String> {
+        while let Some((at, event)) = self.queue.pop_until(until) {
             self.now = at;
             self.happen(event).map_err(|what| format!("{:.6} s: {what}", at.as_secs_f64()))?;
             for (at, step) in self.steps.drain(..) {
                 self.queue.push(at, Event::Network(step));
             }
         }
-        self.now = end;
-        self.checker.contest(end, false);
+        self.now = until;
         Ok(())
+    }
+
+    /// The moment it has come to.
+    pub fn now(&self) -> Time {
+        self.now
+    }
+
+    /// When the scenario ends.
+    pub fn ends_at(&self) -> Time {
+        Time(0) + self.scenario.lab.ends_at.0
     }
 
     fn happen(&mut self, event: Event) -> Result<(), String> {
@@ -316,8 +333,7 @@ impl World {
     /// The machine of that address, if it listens on that port.
     fn at(&self, addr: SocketAddr, port: u16) -> Option<usize> {
         let IpAddr::V4(ip) = addr.ip() else { return None };
-        let [_, high, middle, low] = ip.octets();
-        let index = (usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low)).checked_sub(1)?;
+        let index = machine_at(ip)?;
         (index < self.machines.len() && addr.port() == port).then_some(index)
     }
 
@@ -342,7 +358,7 @@ impl World {
             }
             Power::Killed | Power::Off => return Ok(()),
         }
-        self.trace.note(self.now, index, format_args!("{}", In(&input)));
+        self.trace.input(self.now, index, &input);
         self.checker.input(index, &input).map_err(|what| format!("pc{:03} {what}", index + 1))?;
         if let Input::Block { conn, range } = &input {
             self.look_at_block(index, *conn, *range);
@@ -376,7 +392,7 @@ impl World {
                 if machine.timeouts_now > TIMEOUTS_AT_ONCE {
                     return Err(format!("pc{:03}: the timer {why:?} does not advance", index + 1));
                 }
-                self.trace.note(self.now, index, format_args!("< timer {why}"));
+                self.trace.timer(self.now, index, why);
                 node.handle_timeout(local);
                 self.attend(index)
             }
@@ -390,7 +406,7 @@ impl World {
     /// Carries out every output, then arms the timer.
     fn attend(&mut self, index: usize) -> Result<(), String> {
         while let Some(output) = self.machines[index].node.as_mut().and_then(Node::poll_output) {
-            self.trace.note(self.now, index, format_args!("{}", Out(&output)));
+            self.trace.output(self.now, index, &output);
             self.checker.output(index, &output).map_err(|what| format!("pc{:03} {what}", index + 1))?;
             if let Output::Event(event) = &output {
                 self.hear_of(index, event);
@@ -463,6 +479,7 @@ impl World {
             | Output::Store { .. }
             | Output::Discard { .. }
             | Output::Verify { .. }
+            | Output::Remember { .. }
             | Output::Finish { .. }
             | Output::CloseImage { .. } => self.disk_work(me, output),
             Output::SetAside { name } => self.machines[me].disk.set_aside(&name),

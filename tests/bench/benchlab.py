@@ -1,5 +1,6 @@
 """Hosts as network namespaces for the benchmarks: the same room as tests/it/lab.rs makes, from a script."""
 import atexit
+import ctypes
 import json
 import os
 import shutil
@@ -31,12 +32,12 @@ class Lab:
         allowed = Path("/proc/sys/net/ipv4/tcp_allowed_congestion_control")
         if "cubic" not in allowed.read_text().split():
             allowed.write_text(allowed.read_text().strip() + " cubic")
-        switch = self.tag + "s"
+        self.switch = switch = self.tag + "s"
         sh("ip", "netns", "add", switch)
         sh("ip", "-n", switch, "link", "add", "bridge0", "type", "bridge", "stp_state", "0", "mcast_snooping", "0")
         sh("ip", "-n", switch, "link", "set", "bridge0", "up")
         for n in range(1, hosts + 1):
-            host, port = f"{self.tag}h{n}", f"{self.tag}v{n}"
+            host, port = self.host(n), f"{self.tag}v{n}"
             sh("ip", "netns", "add", host)
             sh("ip", "link", "add", port, "netns", switch, "type", "veth", "peer", "name", "eth0", "netns", host)
             sh("ip", "-n", switch, "link", "set", port, "master", "bridge0", "up")
@@ -52,10 +53,17 @@ class Lab:
     def addr(n):
         return f"10.77.0.{n}"
 
+    def host(self, n):
+        return f"{self.tag}h{n}"
+
+    def counter(self, n, name):
+        """What host `n` has received (`rx_bytes`) or sent (`tx_bytes`) so far, headers included."""
+        return int(sh("ip", "netns", "exec", self.host(n), "cat", f"/sys/class/net/eth0/statistics/{name}"))
+
     def start(self, n, *words, log="/dev/null"):
         """A program on host `n`; the child is the program itself."""
         with open(log, "ab") as out:
-            child = subprocess.Popen(["ip", "netns", "exec", f"{self.tag}h{n}", *map(str, words)],
+            child = subprocess.Popen(["ip", "netns", "exec", self.host(n), *map(str, words)],
                                      stdin=subprocess.DEVNULL, stdout=out, stderr=out)
         self.children.append(child)
         return child
@@ -89,7 +97,7 @@ class Node:
             self.dir / "state", "--socket", self.dir / "sock", "--name", self.name, *self.words, log=self.dir / "log")
 
     def cli(self, *words):
-        return ["ip", "netns", "exec", f"{self.lab.tag}h{self.n}", LABMESH, *map(str, words), "--socket",
+        return ["ip", "netns", "exec", self.lab.host(self.n), LABMESH, *map(str, words), "--socket",
                 str(self.dir / "sock")]
 
     def json(self, *words):
@@ -100,6 +108,30 @@ class Node:
         self.child.kill()
         self.child.wait()
         self.lab.children.remove(self.child)
+
+
+def inside(netns, work, *arguments):
+    """What `work` gives in a process of its own within a namespace."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            with open(f"/run/netns/{netns}", "rb") as handle:
+                setns(handle.fileno())
+            os.write(writer, json.dumps(work(*arguments)).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with open(reader, "rb") as answer:
+        said = answer.read()
+    os.waitpid(child, 0)
+    return json.loads(said)
+
+
+def setns(handle):
+    """Into a network namespace; Python 3.11 has no function for it."""
+    if ctypes.CDLL(None, use_errno=True).setns(handle, 0x40000000) != 0:
+        raise OSError(ctypes.get_errno(), "cannot enter the namespace")
 
 
 def wait_for(what, probe, limit=60.0, every=0.02):

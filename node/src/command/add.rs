@@ -10,7 +10,7 @@ use crate::config::Settings;
 use crate::io::cache::{self, Placement};
 use crate::io::socket::{Answer, Request, unexpected};
 use crate::progress::Job;
-use crate::view;
+use crate::view::{self, Exit, Failure};
 
 /// Puts an image into the cache and offers it to the mesh. Without one of the flags below it is copied.
 #[derive(Debug, clap::Args)]
@@ -46,6 +46,12 @@ const OWN: &str = "If no node runs here, one is run for the length of the comman
 impl Add {
     pub(crate) async fn run(self, context: Context) -> anyhow::Result<()> {
         let file = std::path::absolute(&self.file).with_context(|| format!("bad path {}", self.file.display()))?;
+        // Said before a node is started for nothing. Whatever else is wrong with the file, the node finds.
+        if let Err(error) = std::fs::symlink_metadata(&file)
+            && error.kind() == std::io::ErrorKind::NotFound
+        {
+            return Err(Failure::new(Exit::NoSuchImage, format!("cannot read {}: {error}", file.display())).into());
+        }
         let placement = match (self.move_it, self.in_place) {
             (true, _) => Placement::Move,
             (_, true) => Placement::InPlace,

@@ -44,6 +44,8 @@ pub struct Get {
 struct Complete {
     transfer: Transfer,
     took: Duration,
+    /// There was nothing to do.
+    was_here: bool,
 }
 
 impl Get {
@@ -69,7 +71,7 @@ impl Get {
 
     async fn fetch(&self, out: Out, client: &mut Client, torrent: &[u8], own: bool) -> anyhow::Result<Complete> {
         let began = Instant::now();
-        let info_hash = self.begin(client, torrent, own).await?;
+        let (info_hash, was_here) = self.begin(client, torrent, own).await?;
         let mut job: Option<Job> = None;
         let (mut seen, mut said) = (Instant::now(), serde_json::Value::Null);
         loop {
@@ -79,7 +81,7 @@ impl Get {
                     if let Some(job) = job {
                         job.clear();
                     }
-                    return Ok(Complete { transfer, took: began.elapsed() });
+                    return Ok(Complete { transfer, took: began.elapsed(), was_here });
                 }
                 Some(transfer) => {
                     seen = Instant::now();
@@ -94,8 +96,9 @@ impl Get {
         }
     }
 
-    /// Says `get` to the node; again for a while if it has just joined.
-    async fn begin(&self, client: &mut Client, torrent: &[u8], own: bool) -> anyhow::Result<String> {
+    /// Says `get` to the node; again for a while if it has just joined. The image's info hash, and whether it is here
+    /// already.
+    async fn begin(&self, client: &mut Client, torrent: &[u8], own: bool) -> anyhow::Result<(String, bool)> {
         let request = Request::Get {
             image: self.image.clone(),
             torrent_bytes: torrent.len(),
@@ -109,7 +112,7 @@ impl Get {
         let until = Instant::now() + CATALOGUE_AFTER;
         loop {
             match client.ask(&request, torrent, |_| {}).await {
-                Ok(Answer::Fetching { info_hash, .. }) => return Ok(info_hash),
+                Ok(Answer::Fetching { info_hash, here }) => return Ok((info_hash, here)),
                 Ok(other) => return Err(unexpected(&other).into()),
                 Err(failure) if failure.exit == Exit::NoSuchImage && own => {
                     if Instant::now() < until {
@@ -134,7 +137,7 @@ impl Get {
 
     /// Copies it to `--output` if that is asked for, and says that it is complete.
     fn deliver(&self, out: Out, done: &Complete) -> anyhow::Result<()> {
-        let Complete { transfer, took } = done;
+        let Complete { transfer, took, was_here } = done;
         let path = match &self.output {
             None => PathBuf::from(&transfer.path),
             Some(output) => copy_out(out, Path::new(&transfer.path), output, transfer.size)?,
@@ -144,6 +147,9 @@ impl Get {
             "event": "complete", "image": transfer.image, "info_hash": transfer.info_hash, "path": path,
             "seconds": seconds, "bytes": transfer.size,
         }))?;
+        if *was_here {
+            return Ok(out.say(&format!("{} is here already, verified: {}", transfer.image, path.display()))?);
+        }
         let words = format!("{} is complete and verified: {}", transfer.image, path.display());
         let speed = (transfer.size as f64 / took.as_secs_f64().max(0.001)) as u64;
         let how = format!("{} in {seconds:.1} s, {}", view::size(transfer.size), view::rate(speed));
@@ -154,8 +160,9 @@ impl Get {
 /// Shows where a transfer is.
 fn follow(out: Out, t: &Transfer, job: &mut Option<Job>, said: &mut serde_json::Value) -> anyhow::Result<()> {
     if t.state == TransferState::Failed {
+        let exit = t.error_kind.unwrap_or(Exit::Failed);
         let error = t.error.as_deref().unwrap_or("it failed");
-        return Err(Failure::of_transfer(error)).with_context(|| t.image.clone());
+        return Err(Failure::new(exit, error)).with_context(|| t.image.clone());
     }
     let now = serde_json::json!({
         "event": view::state(t.state), "image": t.image, "info_hash": t.info_hash, "percent": t.percent,

@@ -44,7 +44,7 @@ impl Inspect {
             return Ok(());
         }
         let words =
-            format!("{shown} is damaged: {bad} of {} pieces are not as they should be", metainfo.geometry().pieces());
+            format!("{shown} is damaged: {bad} of {} pieces differ from the torrent", metainfo.geometry().pieces());
         Err(Failure::new(Exit::Damaged, words).into())
     }
 }
@@ -97,7 +97,7 @@ fn describe(out: Out, metainfo: &Metainfo, bad: Option<u32>) -> anyhow::Result<(
             match bad {
                 None => "not checked".to_owned(),
                 Some(0) => "good, every piece".to_owned(),
-                Some(bad) => format!("damaged, {bad} bad pieces"),
+                Some(bad) => format!("damaged, {bad} of {} pieces", metainfo.geometry().pieces()),
             },
         ),
     ];

@@ -23,12 +23,15 @@ impl Rm {
         if !self.yes && !context.out.json && std::io::stdin().is_terminal() && !self.agreed(&context).await? {
             return Ok(context.out.say("nothing was deleted")?);
         }
-        let words = format!("{} is deleted on this node", self.image);
         let before = client.status().await?;
         client.say(&Request::Remove { image: self.image.clone() }).await?;
         // What `ls` says next must not be what was.
-        let fewer = |status: &Status| status.transfers.len() < before.transfers.len() || before.transfers.is_empty();
-        settled(&mut client, fewer).await?;
+        let meant = |status: &Status| status.transfers.iter().filter(|t| t.is_called(&self.image)).count();
+        let gone = |status: &Status| meant(status) < meant(&before).max(1);
+        let words = match gone(&settled(&mut client, gone).await?) {
+            true => format!("{} is deleted on this node", self.image),
+            false => format!("{} is being deleted on this node: its files are still in use", self.image),
+        };
         context.out.json(&serde_json::json!({ "event": "done" }))?;
         Ok(context.out.say(&words)?)
     }

@@ -160,6 +160,13 @@ impl Disk {
         }
     }
 
+    /// `Output::Remember`: a restart knows this mode and seed time.
+    pub fn remember(&self, image: ImageIndex, mode: Mode, seed_time: Option<SeedTime>) {
+        if let Some(gathering) = self.gathering(image) {
+            self.ask(Job::Remember(Arc::clone(&gathering.image), mode, seed_time));
+        }
+    }
+
     /// `Output::CloseImage`. What a partial copy has is recorded; what is still reported about it carries a closed
     /// [`Source`].
     pub fn close(&mut self, image: ImageIndex) {

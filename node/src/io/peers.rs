@@ -46,9 +46,9 @@ const COLD_READS: usize = 8;
 /// What a connection may cost.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections, and handshakes under way, in all.
+    /// Connections, and dials under way, in all. The newest beyond is refused.
     pub connections: usize,
-    /// Incoming connections whose handshake has not come yet; the kernel's queue holds the next.
+    /// Incoming connections whose handshake has not come yet. Beyond, the one that has been silent longest is closed.
     pub greetings: usize,
     /// For connecting, for each handshake, and for the driver's answer to an incoming one.
     pub handshake: Duration,

@@ -388,7 +388,9 @@ impl fmt::Display for Doing<'_> {
                 }
                 f.write_str("</span>")
             }
-            (state, Some(error)) => write!(f, "<span class=warn>{}: {}</span>", view::state(state), Text(error)),
+            (state, Some(error)) => {
+                write!(f, "<span class=warn>{}: {}</span>", view::state(state), Text(&error.to_string()))
+            }
             (state, None) => f.write_str(view::state(state)),
         }
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::Node;
 use crate::config::{Mode, Weight};
 use crate::election;
+use crate::error::DiskError;
 use crate::id::{InfoHash, NodeId, PeerId, Time};
 use crate::swarm::Swarm;
 use crate::wire::control::{ImageRecord, RosterEntry, TransferReport, TransferState};
@@ -134,7 +135,7 @@ pub struct TransferStatus {
     /// Per peer: its name or address, bytes received from it, bytes sent to it.
     pub sources: Vec<(String, u64, u64)>,
     /// Why it stopped, if it failed.
-    pub error: Option<String>,
+    pub error: Option<DiskError>,
 }
 
 /// How many trackers a torrent that this node hands out names before itself: the master and three deputies.
@@ -284,7 +285,7 @@ impl Node {
             missing_pieces,
             last_seen_on: if missing_pieces > 0 { self.names_of(&away) } else { Vec::new() },
             sources: self.sources(swarm),
-            error: swarm.error().map(ToString::to_string),
+            error: swarm.error().cloned(),
         }
     }
 

@@ -13,7 +13,8 @@ use crate::error::{CloseReason, DiskError, PeerMisbehaved};
 use crate::id::{Block, PieceIndex, Time};
 use crate::io;
 use crate::swarm::mode::Life;
-use crate::swarm::pieces::State;
+use crate::swarm::peer::Peer;
+use crate::swarm::pieces::{Partial, State};
 use crate::wire::peer::{Message, Range};
 
 /// A peer that sends nothing of what it was asked for this long, or four times what it should take, is stalled.
@@ -33,7 +34,9 @@ impl Swarm {
         if peer.peer_choking || !peer.am_interested {
             return;
         }
-        while self.peers[p].room(now) > 0 {
+        let sources = self.peers.iter().filter(|q| !q.peer_choking && q.am_interested).count() as u64;
+        let together = self.down.per_second(now);
+        while self.peers[p].room(now, sources, together) > 0 {
             let Some(block) = self.next_block(p) else { break };
             let peer = &mut self.peers[p];
             peer.ask(now, block);
@@ -65,25 +68,37 @@ impl Swarm {
     }
 
     fn next_piece(&mut self, p: usize) -> Option<PieceIndex> {
-        let peer = &self.peers[p];
-        let sender = peer.sender;
-        let of_peer = |q: &&super::pieces::Partial| peer.has.has(q.piece) && q.admits(sender) && q.has_free();
-        if let Some(orphan) = self.pieces.partials().iter().filter(|q| q.owner.is_none()).find(of_peer) {
-            let piece = orphan.piece;
+        let sender = self.peers[p].sender;
+        let orphan = self.begun_for(p).find(|q| q.owner.is_none()).map(|q| q.piece);
+        if let Some(piece) = orphan {
             self.pieces.adopt(piece, sender);
             return Some(piece);
         }
-        if !self.out_of_buffers() {
-            let suggested = peer.suggested.filter(|s| self.picker.contains(*s) && peer.has.has(*s));
-            if let Some(piece) = suggested.or_else(|| self.picker.pick(&peer.has, |_| true)) {
-                self.peers[p].suggested = None;
-                self.picker.remove(piece);
-                self.pieces.begin(piece, sender);
+        if !self.out_of_buffers()
+            && let Some(piece) = self.suggested(p).or_else(|| self.picker.pick(&self.peers[p].has, |_| true))
+        {
+            self.picker.remove(piece);
+            self.pieces.begin(piece, sender);
+            return Some(piece);
+        }
+        // Nothing is left to begin: help with what others began.
+        self.begun_for(p).next().map(|q| q.piece)
+    }
+
+    /// Begun pieces of which the peer could send a block that nobody was asked for.
+    fn begun_for(&self, p: usize) -> impl Iterator<Item = &Partial> {
+        let Peer { has, sender, .. } = &self.peers[p];
+        self.pieces.partials().iter().filter(|q| has.has(q.piece) && q.admits(*sender) && q.has_free())
+    }
+
+    fn suggested(&mut self, p: usize) -> Option<PieceIndex> {
+        let peer = &mut self.peers[p];
+        while let Some(piece) = peer.suggested.pop_front() {
+            if self.picker.contains(piece) && peer.has.has(piece) {
                 return Some(piece);
             }
         }
-        // Nothing is left to begin: help with what others began.
-        self.pieces.partials().iter().find(of_peer).map(|q| q.piece)
+        None
     }
 
     fn out_of_buffers(&self) -> bool {
@@ -234,7 +249,9 @@ impl Swarm {
         for p in 0..self.peers.len() {
             let peer = &self.peers[p];
             let Some(oldest) = peer.asked.front() else { continue };
-            let expected = peer.down.time_for(now, peer.asked_bytes, STALL_MAX / STALL_FACTOR) * STALL_FACTOR;
+            // Our own nodes serve in turns, so a pause says little; others are judged by how fast they were before it.
+            let then = if peer.is_ours() { now } else { peer.progress_at };
+            let expected = peer.down.time_for(then, peer.asked_bytes, STALL_MAX / STALL_FACTOR) * STALL_FACTOR;
             let patience = if peer.down.total() == 0 { STALL } else { expected.max(STALL) };
             if now.since(peer.progress_at.max(oldest.at)) > patience {
                 let overdue: Vec<Block> = peer.asked.iter().map(|a| a.block).collect();

@@ -8,16 +8,22 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::bitfield::Bitfield;
-use crate::config::{BLOCK_BYTES, LARGE_BLOCK_BYTES, REQUESTS_PER_PEER_MAX};
+use crate::config::{BLOCK_BYTES, LARGE_BLOCK_BYTES, REQUESTS_PER_PEER_MAX, SUGGESTIONS_MAX};
 use crate::id::{Block, ConnId, PeerId, PieceIndex, Time};
 use crate::swarm::pieces::Sender;
 use crate::swarm::rate::Rate;
 use crate::wire::peer::{Extended, Handshake};
 
-/// Requests on the way cover this much of the present rate: several round trips of a loaded switch.
+/// Requests on the way to one peer cover this much of its present rate: several round trips of a loaded switch.
 const PIPELINE: Duration = Duration::from_millis(25);
-/// Before a rate is known, and at the least: enough for a gigabit link's first round trips.
-const PIPELINE_BYTES_MIN: u64 = 1024 * 1024;
+/// And its share of this much of what all send together: a request waits behind blocks that go the same way, so who has
+/// few peers would otherwise settle at a low rate with each.
+const PIPELINE_TOGETHER: Duration = Duration::from_millis(40);
+/// Before rates are known all peers together are asked for this much: enough for a gigabit link's first round trips.
+const PIPELINE_BYTES_TOGETHER_MIN: u64 = 2 * 1024 * 1024;
+/// The same for clients that are not ours. Some look at their requests only now and then: Transmission 3.00 twice a
+/// second, and then it answers all that it has, so less than two of its beats would hold it at a fixed rate.
+const PIPELINE_FOREIGN: Duration = Duration::from_secs(1);
 /// The same for clients that take 16 KiB at a time and often serve slowly.
 const PIPELINE_BYTES_MIN_FOREIGN: u64 = 512 * 1024;
 /// At most this much, so that one peer cannot hold all buffers.
@@ -68,8 +74,10 @@ pub(super) struct Peer {
     pub(super) unrequested: usize,
     /// The piece whose blocks it is asked for.
     pub(super) current: Option<PieceIndex>,
-    /// The piece that it would like to send (BEP 6).
-    pub(super) suggested: Option<PieceIndex>,
+    /// Pieces that it would like to send (BEP 6), at most [`SUGGESTIONS_MAX`]; forgotten when it chokes.
+    pub(super) suggested: VecDeque<PieceIndex>,
+    /// Pieces that were suggested to it and that it has not asked for yet.
+    pub(super) promised: Vec<PieceIndex>,
     /// It let requests wait for too long and has sent nothing since.
     pub(super) snubbed: bool,
     pub(super) progress_at: Time,
@@ -123,7 +131,8 @@ impl Peer {
             late: 0,
             unrequested: 0,
             current: None,
-            suggested: None,
+            suggested: VecDeque::new(),
+            promised: Vec::new(),
             snubbed: false,
             progress_at: now,
             wanted: VecDeque::new(),
@@ -160,17 +169,32 @@ impl Peer {
         }
     }
 
-    /// Bytes that may still be asked of it now.
-    pub(super) fn room(&self, now: Time) -> u64 {
-        if self.asked.len() >= self.reqq {
+    /// Notes a piece that it would like to send; the oldest of too many is forgotten.
+    pub(super) fn suggest(&mut self, piece: PieceIndex) {
+        if self.suggested.len() >= SUGGESTIONS_MAX {
+            self.suggested.pop_front();
+        }
+        self.suggested.push_back(piece);
+    }
+
+    /// Bytes that may still be asked of it now. `sources` peers send to us, `together` bytes a second.
+    pub(super) fn room(&self, now: Time, sources: u64, together: u64) -> u64 {
+        // Transmission 3.00 refuses the last of the 512 that it offers, and tells so ten seconds later.
+        let most = if self.is_ours() { self.reqq } else { (self.reqq - 1).max(1) };
+        if self.asked.len() >= most {
             return 0;
         }
-        let least = if self.is_ours() { PIPELINE_BYTES_MIN } else { PIPELINE_BYTES_MIN_FOREIGN };
+        let ahead = |rate: u64, span: Duration| rate / 1000 * span.as_millis() as u64;
+        let (least, span) = if self.is_ours() {
+            let share = ahead(together, PIPELINE_TOGETHER).max(PIPELINE_BYTES_TOGETHER_MIN) / sources.max(1);
+            (share.clamp(u64::from(self.block_len), PIPELINE_BYTES_MAX), PIPELINE)
+        } else {
+            (PIPELINE_BYTES_MIN_FOREIGN, PIPELINE_FOREIGN)
+        };
         let target = if self.snubbed {
             u64::from(self.block_len)
         } else {
-            let ahead = self.down.per_second(now) / 1000 * PIPELINE.as_millis() as u64;
-            ahead.clamp(least, PIPELINE_BYTES_MAX)
+            ahead(self.down.per_second(now), span).clamp(least, PIPELINE_BYTES_MAX)
         };
         target.saturating_sub(self.asked_bytes)
     }

@@ -131,6 +131,11 @@ impl Picker {
         self.seeds + u32::from(self.availability[piece.index()])
     }
 
+    /// Whether a connected peer that is no seed has the piece.
+    pub fn is_spread(&self, piece: PieceIndex) -> bool {
+        self.availability[piece.index()] > 0
+    }
+
     /// Makes sure that there is a bucket for availability `a`.
     fn grow(&mut self, a: usize) {
         while self.starts.len() < a + 2 {

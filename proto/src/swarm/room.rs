@@ -28,6 +28,9 @@ pub(super) struct Host {
     pub(super) complete_at: Option<Time>,
     /// Sends bytes that are not those of the image.
     pub(super) liar: bool,
+    /// Takes requests and never answers.
+    pub(super) silent: bool,
+    me: PeerId,
     up: bool,
     announced: bool,
     left: u64,
@@ -75,12 +78,23 @@ impl Room {
 
     /// Adds a host and opens its copy; `whole` or nothing.
     pub(super) fn join(&mut self, rate: u64, mode: Mode, seed_time: Option<SeedTime>, whole: bool) -> usize {
+        self.join_as(PeerId::of_node(&node(self.hosts.len())), rate, mode, seed_time, whole)
+    }
+
+    /// A seed that is no node of ours, as far as the others can see.
+    pub(super) fn join_foreign(&mut self, rate: u64) -> usize {
+        let mut me = *b"-TR3000-foreigner000";
+        me[19] = self.hosts.len() as u8;
+        self.join_as(PeerId(me), rate, Mode::Seeder, None, true)
+    }
+
+    fn join_as(&mut self, me: PeerId, rate: u64, mode: Mode, seed_time: Option<SeedTime>, whole: bool) -> usize {
         let host = self.hosts.len();
         let start = Start {
             image: ImageIndex(0),
             name: "a.img".to_owned(),
             metainfo: Arc::clone(&self.metainfo),
-            me: PeerId::of_node(&node(host)),
+            me,
             peer_port: 6881,
             mode,
             seed_time,
@@ -98,6 +112,8 @@ impl Room {
             downloaded: 0,
             complete_at: None,
             liar: false,
+            silent: false,
+            me,
             up: true,
             announced: false,
             left: self.metainfo.geometry().length(),
@@ -271,7 +287,7 @@ impl Room {
                 };
                 let conn = ConnId(self.conns.len() as u32);
                 self.conns.push(([host, other], true));
-                let answer = crate::wire::peer::Handshake { peer_id: PeerId::of_node(&node(other)), ..handshake };
+                let answer = crate::wire::peer::Handshake { peer_id: self.hosts[other].me, ..handshake };
                 let up = |addr, handshake, outgoing| Input::PeerUp { conn, addr, handshake, outgoing };
                 let ephemeral = SocketAddr::new(addr(host).ip(), 40_000);
                 self.later(self.now + LATENCY, other, up(ephemeral, handshake, false));
@@ -294,6 +310,7 @@ impl Room {
                     self.later(self.now + LATENCY, other, Input::Peer(conn, have));
                 }
             }
+            io::Output::SendBlock { .. } if self.hosts[host].silent => {}
             io::Output::SendBlock { conn, block, .. } => {
                 let other = self.other(host, conn);
                 let rate = self.hosts[host].rate.min(self.hosts[other].rate);

@@ -129,6 +129,38 @@ fn a_slow_node_delays_nobody_but_itself() {
     assert!(room.hosts[slow].swarm.is_complete());
 }
 
+/// A foreign seed that has served well and then keeps the last requests to itself: others are asked within seconds,
+/// however slow it has become meanwhile by our count.
+#[test]
+fn a_foreign_seed_that_falls_silent_costs_a_few_seconds() {
+    let mut room = Room::new(IMAGE, MIB as u32);
+    let foreign = room.join_foreign(GBIT);
+    let peer = room.join(GBIT, Mode::Peer, forever(), false);
+    room.run_until(secs(60), "nearly all", |room| room.hosts[peer].downloaded > IMAGE * 9 / 10);
+    room.hosts[foreign].silent = true;
+    room.join(GBIT, Mode::Seeder, None, true);
+    room.run_until(secs(5), "complete", |room| room.hosts[peer].swarm.is_complete());
+}
+
+#[test]
+fn a_foreign_seed_is_asked_for_as_much_as_it_sends_in_a_second_and_for_less_than_it_offers() {
+    let mut room = Room::new(IMAGE, MIB as u32);
+    room.join_foreign(GBIT / 20);
+    let peer = room.join(GBIT, Mode::Peer, forever(), false);
+    room.run_until(secs(60), "some", |room| room.hosts[peer].downloaded > IMAGE / 4);
+    let asked = room.hosts[peer].swarm.peers[0].asked_bytes;
+    assert!((GBIT / 25..GBIT / 15).contains(&asked), "{asked} bytes are asked for");
+    let mut room = Room::new(IMAGE, MIB as u32);
+    room.join_foreign(GBIT);
+    let peer = room.join(GBIT, Mode::Peer, forever(), false);
+    let mut most = 0;
+    room.run_until(secs(60), "complete", |room| {
+        most = most.max(room.hosts[peer].swarm.peers.first().map_or(0, |p| p.asked.len()));
+        room.hosts[peer].swarm.is_complete()
+    });
+    assert!(most < REQUESTS_PER_PEER_MAX, "all of {most} requests that it offers are used");
+}
+
 #[test]
 fn a_mode_changed_in_mid_transfer_takes_effect_within_a_second_on_the_same_connections() {
     let mut room = Room::new(4 * IMAGE, MIB as u32);
@@ -147,6 +179,26 @@ fn a_mode_changed_in_mid_transfer_takes_effect_within_a_second_on_the_same_conne
     room.tell(a, Input::Mode(Mode::Peer, None));
     room.run_for(secs(2));
     assert!(room.hosts[a].uploaded > before);
+}
+
+/// Said once for each change, and never of a whole copy: that is no partial one any more.
+#[test]
+fn a_change_of_mode_is_remembered_beside_a_partial_copy() {
+    let mut room = Room::new(IMAGE, MIB as u32);
+    let (whole, part) = (room.join(GBIT, Mode::Seeder, None, true), room.join(GBIT, Mode::Peer, None, false));
+    let mut said = |host: usize, mode, seed_time| {
+        room.hosts[host].swarm.handle_input(room.now, Input::Mode(mode, seed_time));
+        let outputs = std::iter::from_fn(|| room.hosts[host].swarm.poll_output());
+        let remember = outputs.filter_map(|output| match output {
+            Output::Border(io::Output::Remember { mode, seed_time, .. }) => Some((mode, seed_time)),
+            _ => None,
+        });
+        remember.collect::<Vec<_>>()
+    };
+    assert_eq!(said(part, Mode::Leecher, None), [(Mode::Leecher, None)]);
+    assert_eq!(said(part, Mode::Leecher, forever()), [(Mode::Leecher, forever())]);
+    assert_eq!(said(part, Mode::Leecher, forever()), []);
+    assert_eq!(said(whole, Mode::Peer, None), []);
 }
 
 #[test]

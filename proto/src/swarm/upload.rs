@@ -1,42 +1,46 @@
 //! Whom to serve, and in which order.
 //!
-//! Rule: our own nodes take turns of one whole piece. A few are unchoked at once, and the one whose turn began first is
-//! served first; the next has its requests ready behind it, so the link never waits for a round trip. Who takes its
-//! data slowly does not count, so a slow node delays nobody but itself. Foreign clients share a bounded number of
-//! slots and every second block. There is no tit for tat.
+//! Rule: our own nodes are all unchoked, so that requests wait where the link is and nothing is refused that is on its
+//! way; only a crowd takes turns. Those that wait for a block get it in turns of one whole piece, whose turn began first
+//! first. Who takes its data slowly does not count, so a slow node delays nobody but itself. Foreign clients share a
+//! bounded number of slots and every second block. There is no tit for tat.
 //!
-//! The master serves nodes in mode seeder first, since they serve the others. A whole copy steers with BEP 6 `suggest`: pieces that it has never sent go out first.
+//! The master serves nodes in mode seeder first, since they serve the others. A whole copy steers with BEP 6 `suggest`:
+//! it promises each piece that nobody has to one peer, so that every piece goes out once before any goes out twice.
+//! `docs/SIMULATION.md` has the experiments behind each number.
 
 use std::time::Duration;
 
 use rand_chacha::rand_core::Rng;
 
 use super::Swarm;
-use crate::config::{REQUEST_BYTES_MAX, REQUESTS_PER_PEER_MAX};
+use crate::config::{REQUEST_BYTES_MAX, REQUESTS_PER_PEER_MAX, SUGGESTIONS_MAX};
 use crate::error::PeerMisbehaved;
 use crate::id::{Block, ConnId, PieceIndex, Time};
 use crate::io;
 use crate::wire::peer::{Message, Range};
 
-/// Our own nodes that are unchoked at once: one is served, one has its requests ready.
-const SLOTS: usize = 2;
-/// The most when those have nothing to ask for, or take their data slowly.
-const SLOTS_MAX: usize = 8;
+/// Our own nodes that are unchoked at once: more than anybody has neighbours, but for a crowd that uploads nothing.
+const SLOTS: usize = 32;
+/// In a crowd one of our own keeps its slot this long: many round trips of a loaded link, during which what it asked
+/// for would be refused.
+const TURN: Duration = Duration::from_secs(2);
 /// Foreign clients that are unchoked at once.
 const FOREIGN_SLOTS: usize = 4;
 /// A foreign client keeps its slot this long; many need seconds to fill their pipeline (BEP 3: 10 s).
 const FOREIGN_TURN: Duration = Duration::from_secs(10);
-/// Bytes that the driver is given to send at once: one large block, since its socket still holds the end of the last
-/// one when it asks for more. More, and a peer that is served well would be fed again before the other got its block.
-const HANDED_BYTES: u64 = 256 * 1024;
+/// Bytes that the driver is given to send to one peer before it has sent them; all peers together twice that. At low
+/// rates so one large block at a time, since the socket still holds the end of the last one when it asks for more. More,
+/// and a peer that is served well would be fed again before the other got its block.
+const HANDED_BYTES: u64 = 128 * 1024;
 /// The same at high rates: this much time of the present rate.
 const HANDED_TIME_MS: u64 = 5;
+/// Promises to one peer cover this much, so that whatever it has on the way is something that nobody has.
+const PROMISED_BYTES: u64 = 2 * 1024 * 1024;
 /// A peer that has not taken what was handed to it for this long, or for this many times as long as the whole link needs
 /// for everything that is handed out, is slow.
 const SLOW: Duration = Duration::from_millis(250);
 const SLOW_FACTOR: u32 = 5;
-/// How long an unchoked peer may take to send its first request before another is offered the link as well.
-const ANSWER: Duration = Duration::from_millis(20);
 /// A peer that asks for nothing for this long lost its turn.
 const UNUSED: Duration = Duration::from_millis(300);
 
@@ -72,9 +76,6 @@ impl Swarm {
             return Err(PeerMisbehaved::TooManyRequests(REQUESTS_PER_PEER_MAX));
         }
         peer.wanted.push_back(block);
-        if offset == 0 {
-            self.begun_to_send(p, block.piece);
-        }
         self.serve(now);
         Ok(())
     }
@@ -114,17 +115,11 @@ impl Swarm {
         self.serve(now);
     }
 
-    /// A peer that got a whole piece makes room for the next in line, or else for the others that are unchoked.
+    /// A peer that got a whole piece goes to the end of the line.
     fn end_turn(&mut self, p: usize, sent: &Block) {
         let peer = &self.peers[p];
         let mid_piece = peer.wanted.front().is_some_and(|next| next.piece == sent.piece);
-        if peer.am_choking || !peer.is_ours() || mid_piece || peer.turn_bytes < u64::from(self.geometry.piece_length())
-        {
-            return;
-        }
-        if self.next_in_line(true).is_some() {
-            self.choke(p);
-        } else {
+        if peer.is_ours() && !mid_piece && peer.turn_bytes >= u64::from(self.geometry.piece_length()) {
             self.begin_turn(p);
         }
     }
@@ -143,6 +138,7 @@ impl Swarm {
         }
         peer.handed = 0;
         peer.wanted.clear();
+        self.take_promises_back(p);
     }
 
     /// Hands blocks to the driver, and unchokes while there is room.
@@ -150,27 +146,16 @@ impl Swarm {
         if !self.life.uploads() {
             return;
         }
-        self.fill_slots(now, SLOTS);
-        while self.upload.handed < self.handed_most(now) {
-            let Some(p) = self.next_to_serve(now) else {
-                // Nobody can take anything: offer to one more, unless somebody was just offered and has to answer yet.
-                let slots = self.unchoked(true).count();
-                let answering = self.unchoked(true).any(|p| {
-                    let peer = &self.peers[p];
-                    peer.wanted.is_empty() && now.since(peer.unchoked_at.max(peer.handed_at)) < ANSWER
-                });
-                if answering || slots >= SLOTS_MAX || !self.fill_slots(now, slots + 1) {
-                    break;
-                }
-                continue;
-            };
+        self.fill_slots(now);
+        while self.upload.handed < 2 * self.handed_most(now) {
+            let Some(p) = self.next_to_serve(now) else { break };
             self.hand(now, p);
         }
     }
 
     /// Chokes everybody whose turn is over or who may not be served any more; called a few times a second.
     pub(super) fn review_slots(&mut self, now: Time) {
-        let patience = SLOW.max(self.up.time_for(now, self.handed_most(now), SLOW * SLOW_FACTOR) * SLOW_FACTOR);
+        let patience = SLOW.max(self.up.time_for(now, 2 * self.handed_most(now), SLOW * SLOW_FACTOR) * SLOW_FACTOR);
         for p in 0..self.peers.len() {
             let peer = &mut self.peers[p];
             if peer.handed > 0 && !peer.slow && now.since(peer.handed_at) > patience {
@@ -183,7 +168,8 @@ impl Swarm {
             let unused =
                 peer.wanted.is_empty() && peer.handed == 0 && now.since(peer.handed_at.max(peer.unchoked_at)) > UNUSED;
             let ours = peer.is_ours();
-            let over = if ours { unused } else { now.since(peer.unchoked_at) > FOREIGN_TURN };
+            let turn = if ours { TURN } else { FOREIGN_TURN };
+            let over = (ours && unused) || now.since(peer.unchoked_at) > turn;
             let end = !self.life.uploads() || !peer.peer_interested || (over && self.next_in_line(ours).is_some());
             if end {
                 self.choke(p);
@@ -196,13 +182,15 @@ impl Swarm {
     pub(super) fn choke(&mut self, p: usize) {
         self.peers[p].am_choking = true;
         self.tell(p, Message::Choke);
+        self.take_promises_back(p);
         for block in std::mem::take(&mut self.peers[p].wanted) {
             self.reject(p, Range { piece: block.piece.get(), offset: block.offset, len: block.len });
         }
     }
 
+    /// How much one peer is handed at a time; everybody together twice that.
     fn handed_most(&self, now: Time) -> u64 {
-        HANDED_BYTES.max(2 * self.up.per_second(now) / 1000 * HANDED_TIME_MS)
+        HANDED_BYTES.max(self.up.per_second(now) / 1000 * HANDED_TIME_MS)
     }
 
     fn unchoked(&self, ours: bool) -> impl Iterator<Item = usize> + '_ {
@@ -216,22 +204,21 @@ impl Swarm {
                 let peer = &self.peers[*p];
                 peer.am_choking && peer.peer_interested && peer.is_ours() == ours
             })
-            .min_by_key(|p| (self.master && !self.peers[*p].seeder, self.peers[*p].turn))
+            .min_by_key(|p| (self.is_behind_seeders(*p), self.peers[*p].turn))
     }
 
-    /// Unchokes up to `slots` of our own nodes, and foreign clients up to their share; whether anybody was.
-    fn fill_slots(&mut self, now: Time, slots: usize) -> bool {
-        let mut any = false;
-        for (ours, slots) in [(true, slots), (false, FOREIGN_SLOTS)] {
-            while self.unchoked(ours).filter(|p| !self.peers[*p].slow).count() < slots
-                && self.unchoked(ours).count() < SLOTS_MAX
-            {
+    fn is_behind_seeders(&self, p: usize) -> bool {
+        self.master && !self.peers[p].seeder
+    }
+
+    /// Unchokes who is interested, as far as there are slots.
+    fn fill_slots(&mut self, now: Time) {
+        for (ours, slots) in [(true, SLOTS), (false, FOREIGN_SLOTS)] {
+            while self.unchoked(ours).count() < slots {
                 let Some(p) = self.next_in_line(ours) else { break };
                 self.unchoke(now, p);
-                any |= ours;
             }
         }
-        any
     }
 
     fn unchoke(&mut self, now: Time, p: usize) {
@@ -242,17 +229,27 @@ impl Swarm {
         self.tell(p, Message::Unchoke);
     }
 
-    /// Of the peers that wait for a block and can take one: foreign clients in alternation, then the oldest turn.
+    /// Of the peers that wait for a block and can take one: foreign clients in alternation, then what nobody has, then
+    /// the oldest turn.
     fn next_to_serve(&self, now: Time) -> Option<usize> {
-        let most = HANDED_BYTES.max(self.up.per_second(now) / 1000 * HANDED_TIME_MS);
+        let most = self.handed_most(now);
         let ready = |p: &usize| {
             let peer = &self.peers[*p];
             let most = if peer.slow { 1 } else { most };
             !peer.wanted.is_empty() && peer.handed < most
         };
-        let best = |ours| self.unchoked(ours).filter(ready).min_by_key(|p| (self.peers[*p].slow, self.peers[*p].turn));
+        let rank = |p: &usize| {
+            let peer = &self.peers[*p];
+            (peer.slow, self.is_behind_seeders(*p), peer.wanted.front().is_some_and(|b| self.is_repeat(b)), peer.turn)
+        };
+        let best = |ours| self.unchoked(ours).filter(ready).min_by_key(rank);
         let (first, second) = if self.upload.foreign_last { (true, false) } else { (false, true) };
         best(first).or_else(|| best(second))
+    }
+
+    /// Whether this whole copy has sent that piece before: what nobody has goes first.
+    fn is_repeat(&self, block: &Block) -> bool {
+        self.upload.sent.get(block.piece.index()).is_some_and(|sent| *sent > u8::from(block.offset > 0))
     }
 
     fn hand(&mut self, now: Time, p: usize) {
@@ -273,6 +270,9 @@ impl Swarm {
         }
         self.upload.foreign_last = !ours;
         let conn = peer.conn;
+        if block.offset == 0 {
+            self.begun_to_send(p, block.piece);
+        }
         self.ask_border(io::Output::SendBlock { conn, image: self.image, block });
     }
 
@@ -282,7 +282,7 @@ impl Swarm {
         }
     }
 
-    /// Counts a piece that goes out, and steers the same peer to one that never did.
+    /// Counts a piece that goes out, and steers the same peer to the next that never did.
     fn begun_to_send(&mut self, p: usize, piece: PieceIndex) {
         if !self.pieces.here().is_full() {
             return;
@@ -290,29 +290,32 @@ impl Swarm {
         self.order_fresh();
         let sent = &mut self.upload.sent[piece.index()];
         *sent = sent.saturating_add(1);
+        self.peers[p].promised.retain(|promised| *promised != piece);
         self.suggest(p);
     }
 
+    /// Promises a peer as many pieces that nobody has as its requests on the way may cover, each to one peer only.
     fn suggest(&mut self, p: usize) {
         let peer = &self.peers[p];
         if !self.pieces.here().is_full() || !peer.fast || !peer.is_ours() || peer.has.is_full() {
             return;
         }
         self.order_fresh();
-        while self.upload.fresh.last().is_some_and(|f| self.upload.sent[f.index()] > 0) {
-            self.upload.fresh.pop();
-        }
-        let has = &self.peers[p].has;
-        let looked_at = self.upload.fresh.len().saturating_sub(32);
-        let pick = (looked_at..self.upload.fresh.len()).rev().find(|i| {
-            let f = self.upload.fresh[*i];
-            self.upload.sent[f.index()] == 0 && !has.has(f)
-        });
-        if let Some(i) = pick {
-            let piece = self.upload.fresh.remove(i);
-            // Promised to this peer; if it takes another, rarity finds the piece all the same.
+        let ahead = PROMISED_BYTES.div_ceil(u64::from(self.geometry.piece_length())) as usize + 1;
+        while self.peers[p].promised.len() < ahead.min(SUGGESTIONS_MAX) {
+            let Some(piece) = self.upload.fresh.pop() else { break };
+            if self.upload.sent[piece.index()] > 0 || self.picker.is_spread(piece) {
+                continue;
+            }
+            self.peers[p].promised.push(piece);
             self.tell(p, Message::Suggest(piece.get()));
         }
+    }
+
+    /// What was promised and not asked for may be promised to others.
+    fn take_promises_back(&mut self, p: usize) {
+        let promised = std::mem::take(&mut self.peers[p].promised);
+        self.upload.fresh.extend(promised);
     }
 
     fn order_fresh(&mut self) {

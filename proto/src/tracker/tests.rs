@@ -9,6 +9,7 @@ use super::foreign::{pass_on, passed_back};
 use super::*;
 use crate::config::{ANNOUNCE_INTERVAL, BOOK_PEERS_MAX, BOOK_PEERS_PER_ADDRESS, Mode, WAKE_AGAIN};
 use crate::id::PeerId;
+use crate::neighbours::{DEGREE_MAX, DEGREE_MIN};
 use crate::wire::control::{ForeignPeer, Message, Neighbour};
 use crate::wire::http_tracker::{AnnounceEvent, TrackedPeer};
 
@@ -186,7 +187,7 @@ fn thirty_joins_at_once_are_two_rounds_of_news() {
     assert!(desk.tellings() <= 31, "{}", desk.tellings());
     for n in 0..30 {
         let told = names(&desk.told(n));
-        assert!((8..=16).contains(&told.len()));
+        assert!((DEGREE_MIN..=DEGREE_MAX).contains(&told.len()));
         assert!(told.iter().all(|other| names(&desk.told(*other)).contains(&n)), "{n}");
     }
 }

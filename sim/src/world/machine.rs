@@ -16,6 +16,9 @@ use crate::scenario::{Other, Scenario};
 /// The source's, so that it becomes master; the most that an open mesh allows.
 const SOURCE_WEIGHT: u8 = 99;
 
+/// Every machine's address is in 10.0.0.0/8: its number is the rest.
+const NET: u8 = 10;
+
 /// Whether its program runs, and what others notice of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Power {
@@ -27,6 +30,18 @@ pub(super) enum Power {
     Off,
     /// The program stands still; the kernel takes what comes.
     Suspended,
+}
+
+impl Power {
+    /// For people.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::On => "on",
+            Self::Killed => "killed",
+            Self::Off => "power cut",
+            Self::Suspended => "suspended",
+        }
+    }
 }
 
 /// A machine of the room.
@@ -87,6 +102,13 @@ fn others(scenario: &Scenario, index: usize) -> impl DoubleEndedIterator<Item = 
     scenario.other.iter().rev().filter(move |other| other.pcs.contains(&(index + 1)))
 }
 
+/// Which machine has that address, however many there are.
+pub fn machine_at(ip: Ipv4Addr) -> Option<usize> {
+    let [net, high, middle, low] = ip.octets();
+    let index = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
+    if net == NET { index.checked_sub(1) } else { None }
+}
+
 impl Machine {
     /// The machine of that index as the scenario describes it, switched off.
     pub(super) fn new(id: NodeId, index: usize, scenario: &Scenario) -> Self {
@@ -101,7 +123,7 @@ impl Machine {
         let seed_time = others().find_map(|o| o.seed_time).or(lab.seed_time);
         Self {
             id,
-            addr: IpAddr::V4(Ipv4Addr::new(10, high, middle, low)),
+            addr: IpAddr::V4(Ipv4Addr::new(NET, high, middle, low)),
             node: None,
             power: Power::Off,
             life: 0,
@@ -170,6 +192,13 @@ impl Machine {
 
     pub(super) fn open(&mut self, image: ImageIndex, hash: InfoHash) {
         self.images.insert(image, hash);
+    }
+
+    /// Its journal knows how the image is wanted now.
+    pub(super) fn keep_wishes(&mut self, image: ImageIndex, mode: Mode, seed_time: Option<SeedTime>) {
+        if let Some(copy) = self.images.get(&image).and_then(|hash| self.disk.copy_mut(*hash)) {
+            (copy.mode, copy.seed_time) = (mode, seed_time);
+        }
     }
 
     pub(super) fn close(&mut self, image: ImageIndex) {

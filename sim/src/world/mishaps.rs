@@ -14,6 +14,7 @@ use super::{CONTROL_PORT, Event, HTTP_PORT, PEER_PORT, World, people};
 use crate::control::{RETRANSMISSION, Word};
 use crate::faults::Fault;
 use crate::network::End;
+use crate::trace::ROOM;
 
 /// A partial scan of the cache at the start.
 const SCAN: Duration = Duration::from_millis(5);
@@ -21,13 +22,14 @@ const SCAN: Duration = Duration::from_millis(5);
 impl World {
     pub(super) fn fault(&mut self, fault: Fault) -> Result<(), String> {
         self.disturbed = self.now;
+        self.tell(&fault);
         match fault {
             Fault::Kill(m) => self.end_program(m, Power::Killed),
             Fault::PowerCut(m) => self.end_program(m, Power::Off),
             Fault::Start(m) => return self.start(m),
             Fault::Suspend(m) => {
                 if self.machines[m].power == Power::On {
-                    self.trace.note(self.now, m, format_args!("! suspended"));
+                    self.trace.note(self.now, m, format_args!("suspended"));
                     self.machines[m].power = Power::Suspended;
                 }
             }
@@ -66,7 +68,6 @@ impl World {
                 self.take_care_of(m);
             }
             Fault::ClockStep(m, step) => {
-                self.trace.note(self.now, m, format_args!("! clock {step:?} ahead"));
                 self.machines[m].ahead += step;
                 self.machines[m].armed = Time::NEVER;
                 self.arm(m);
@@ -76,12 +77,39 @@ impl World {
         Ok(())
     }
 
+    /// What people read of it, if it changes anything; starts and ends of a program are told where they happen.
+    fn tell(&mut self, fault: &Fault) {
+        let on = |on: bool, begins: &str, ends: &str| if on { begins.to_owned() } else { ends.to_owned() };
+        let machine = |m: &usize| &self.machines[*m];
+        let (m, what) = match fault {
+            Fault::Deaf(m, deaf) if machine(m).deaf != *deaf => {
+                (*m, on(*deaf, "deaf for heartbeats", "hears heartbeats again"))
+            }
+            Fault::Mute(m, mute) if machine(m).mute != *mute => (*m, on(*mute, "not heard by anybody", "heard again")),
+            Fault::DiskFull(m, full) if machine(m).disk.full != *full => {
+                (*m, on(*full, "disk full", "disk has room again"))
+            }
+            Fault::DiskBroken(m, broken) if machine(m).disk.broken != *broken => {
+                (*m, on(*broken, "disk broken", "disk works again"))
+            }
+            Fault::DiskSpeed(m, percent) if *percent < 100 => (*m, format!("disk at {percent} %")),
+            Fault::Link(m, percent) if *percent < 100 => (*m, format!("link at {percent} %")),
+            Fault::ClockStep(m, step) => (*m, format!("clock {step:?} ahead")),
+            Fault::Cut(sides) => (ROOM, format!("cut, by machine: {sides:?}")),
+            Fault::Heal => (ROOM, "whole again".to_owned()),
+            Fault::Loss(permille) => (ROOM, format!("{permille} of 1000 heartbeats are lost")),
+            Fault::Words(lost, doubled) => (ROOM, format!("{lost} of 1000 messages are lost, {doubled} come twice")),
+            _ => return,
+        };
+        self.trace.note(self.now, m, format_args!("{what}"));
+    }
+
     /// SIGKILL or a pulled plug. After a kill the kernel ends the connections; after a power cut nobody does.
     fn end_program(&mut self, m: usize, power: Power) {
         if self.machines[m].node.is_none() {
             return;
         }
-        self.trace.note(self.now, m, format_args!("! {power:?}"));
+        self.trace.ended(self.now, m, format_args!("{}", power.word()));
         let ends: Vec<End> = self.machines[m].slots.iter().copied().flatten().collect();
         self.machines[m].end_life(power);
         self.machines[m].disk.crash(self.now);
@@ -110,7 +138,7 @@ impl World {
         machine.power = Power::On;
         machine.moved = self.now;
         machine.node = Some(Node::new(self.now + machine.ahead, config, machine.disk.term));
-        self.trace.note(self.now, m, format_args!("! started, term {}", machine.disk.term));
+        self.trace.started(self.now, m, machine.disk.term);
         for ((name, _), copy) in &machine.disk.copies {
             let (name, metainfo) = (name.clone(), Arc::clone(&copy.metainfo));
             let (mode, seed_time, stopped) = (copy.mode, copy.seed_time, copy.stopped);
@@ -157,7 +185,7 @@ impl World {
         if self.machines[m].power != Power::Suspended {
             return Ok(());
         }
-        self.trace.note(self.now, m, format_args!("! goes on"));
+        self.trace.note(self.now, m, format_args!("goes on"));
         self.machines[m].power = Power::On;
         let life = self.machines[m].life;
         self.timer(m, life)?;

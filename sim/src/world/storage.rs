@@ -34,6 +34,7 @@ impl World {
                 let result = machine.disk.unwritable(0).map_or(Ok(()), Err);
                 self.answer_at(small, me, Input::Finished { image, result });
             }
+            Output::Remember { image, mode, seed_time } => machine.keep_wishes(image, mode, seed_time),
             Output::CloseImage { image } => machine.close(image),
             _ => {}
         }

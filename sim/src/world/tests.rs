@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use labmesh_proto::io::Command;
 use labmesh_proto::node::Role;
 
 use super::*;
@@ -43,7 +44,7 @@ fn one_seed_gives_one_trace() {
          [faults]\nkills = 2\nsuspensions = 1\npartitions = 1\nlost_datagrams_permille = 100\nuntil = \"10s\"",
     );
     let trace = |seed| {
-        let mut world = World::new(&room, seed, false);
+        let mut world = World::new(&room, seed);
         // A seed that fails must fail twice in the same way.
         let end = world.run();
         (world.trace.hash(), world.events(), world.finish_times(), end)
@@ -68,16 +69,41 @@ proptest! {
         room.faults =
             Faults { kills, power_cuts, suspensions, deaf, partitions, lost_datagrams_permille, until, ..Faults::default() };
         room.expect.one_master_within = crate::scenario::Span(Duration::from_millis(3500));
-        let mut world = World::new(&room, seed, false);
+        let mut world = World::new(&room, seed);
         prop_assert_eq!(world.run(), Ok(()));
         prop_assert!(world.checker.two_masters < Duration::from_secs(20));
     }
 }
 
+/// The journal keeps what the person said last: a machine that loses its power goes on in that mode.
+#[test]
+fn a_mode_changed_in_mid_transfer_outlives_a_power_cut() {
+    let room = "[lab]\nmachines = 2\nlink = \"100Mbit/s\"\nimage = \"256MiB\"\nends_at = \"8s\"";
+    let mut world = World::new(&scenario(room), 5);
+    world.run_to(8);
+    let wish = |world: &World| {
+        let status = world.machines[1].node.as_ref().unwrap().status(world.now);
+        let transfer = &status.transfers[0];
+        assert!(transfer.have < transfer.pieces, "the transfer is under way");
+        (transfer.mode, transfer.seed_left)
+    };
+    assert_eq!(wish(&world), (Mode::Peer, None));
+    let (mode, seed_time) = (Mode::Leecher, Some(SeedTime::For(Duration::from_secs(90))));
+    let command = Command::Mode { image: image_name(0), mode, seed_time };
+    world.feed(1, Input::Command { id: RequestId(u64::MAX), command }).unwrap();
+    world.plan(9.0, Fault::PowerCut(1));
+    world.plan(10.0, Fault::Start(1));
+    world.run_to(12);
+    assert_eq!(wish(&world).0, Mode::Leecher);
+    world.run_to(60);
+    let copies: Vec<_> = world.machines[1].disk.copies.values().collect();
+    assert!(copies[0].complete && copies[0].mode == mode && copies[0].seed_time == seed_time);
+}
+
 #[test]
 fn a_machine_that_was_alone_for_a_day_unseats_nobody() {
     const DAY: u64 = 86_400;
-    let mut world = World::new(&quiet(3, 10), 1, false);
+    let mut world = World::new(&quiet(3, 10), 1);
     world.run_to(10);
     let (master, term) = world.master();
     let lonely = (master + 1) % 3;
@@ -92,7 +118,7 @@ fn a_machine_that_was_alone_for_a_day_unseats_nobody() {
 
 #[test]
 fn a_suspended_master_comes_back_as_a_follower() {
-    let mut world = World::new(&quiet(6, 10), 2, false);
+    let mut world = World::new(&quiet(6, 10), 2);
     world.run_to(10);
     let (master, term) = world.master();
     world.plan(10.5, Fault::Suspend(master));
@@ -107,7 +133,7 @@ fn a_suspended_master_comes_back_as_a_follower() {
 
 #[test]
 fn a_deaf_follower_unseats_nobody() {
-    let mut world = World::new(&quiet(6, 10), 3, false);
+    let mut world = World::new(&quiet(6, 10), 3);
     world.run_to(10);
     let seated = world.master();
     world.plan(10.5, Fault::Deaf((seated.0 + 1) % 6, true));
@@ -119,7 +145,7 @@ fn a_deaf_follower_unseats_nobody() {
 /// TCP delivers after the heal what was said during the cut, in order and however old: it renews no lease.
 #[test]
 fn old_news_after_a_heal_unseats_nobody() {
-    let mut world = World::new(&quiet(7, 10), 4, false);
+    let mut world = World::new(&quiet(7, 10), 4);
     world.run_to(10);
     let (master, _) = world.master();
     // The master alone on one side: the others elect, and win by their number.
@@ -138,7 +164,7 @@ fn storm(seed: u64) {
     let room = scenario(
         "storm = true\n[lab]\nmachines = 4\nlink = \"1Gbit/s\"\nends_at = \"2min\"\n[expect]\none_master_within = \"5s\"",
     );
-    let mut world = World::new(&room, seed, false);
+    let mut world = World::new(&room, seed);
     let end = world.run();
     assert_eq!(end, Ok(()));
     let drawn = world.scenario().clone();
@@ -172,7 +198,6 @@ fn a_get_at_the_start_of_a_machine_does_not_wait_for_who_was_not_asked() {
             "[lab]\nmachines = 10\nlink = \"1Gbit/s\"\nimage = \"16MiB\"\nends_at = \"20s\"\n[[join]]\nmachines = 1\nat = \"8s\"",
         ),
         1,
-        false,
     );
     world.run().unwrap();
     let late = world.takers().last().and_then(|(_, time)| *time);

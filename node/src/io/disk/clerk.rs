@@ -33,6 +33,8 @@ pub(super) enum Job {
     Open(Open),
     /// Much was written.
     Sync,
+    /// The person wants it otherwise than when it was opened.
+    Remember(Arc<Image>, Mode, Option<SeedTime>),
     Finish(Arc<Image>),
     Close(Arc<Image>),
     End,
@@ -77,6 +79,7 @@ impl Clerk {
             match self.jobs.recv_timeout(wait) {
                 Ok(Job::Open(open)) => self.open(open),
                 Ok(Job::Sync) => self.due = Some(Instant::now()),
+                Ok(Job::Remember(image, mode, seed_time)) => self.remember(&image, mode, seed_time),
                 Ok(Job::Finish(image)) => self.finish(&image),
                 Ok(Job::Close(image)) => self.close(&image),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -118,6 +121,15 @@ impl Clerk {
             }
         }
         self.due = (!self.partial.is_empty()).then(|| Instant::now() + SYNC_EVERY);
+    }
+
+    fn remember(&mut self, image: &Arc<Image>, mode: Mode, seed_time: Option<SeedTime>) {
+        // A copy that is whole, or could not be opened, has no journal.
+        let Some(at) = self.find(image) else { return };
+        if let Err(error) = self.partial[at].journal.remember(mode, seed_time) {
+            // The transfer can go on as it is; the next record of pieces says whether the disk is broken.
+            warn!(place = %image.place.journal().display(), %error, "a restart will know the former mode only");
+        }
     }
 
     /// A copy that could not be finished stays as it is: it can be tried again, or closed and resumed.
@@ -218,12 +230,13 @@ fn open_part(image: &Image, mode: Mode, seed_time: Option<SeedTime>) -> Result<(
     if let Some(file) = place.open_part()? {
         let about = file.metadata().map_err(|e| disk_error(&place.part(), &e))?;
         match Keeper::resume(&place.journal()) {
-            Ok(keeper)
+            Ok(mut keeper)
                 if about.is_file()
                     && about.len() == length
                     && keeper.journal.metainfo.info_hash() == image.metainfo.info_hash() =>
             {
                 place.reserve(&file, length)?;
+                keeper.remember(mode, seed_time).map_err(|e| place.trouble(&place.journal(), &e, 0))?;
                 return Ok((file, keeper));
             }
             Ok(_) => debug!(place = %place.part().display(), "the partial copy is of something else"),

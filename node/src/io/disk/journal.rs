@@ -5,8 +5,8 @@
 //! older, still holds.
 //!
 //! Layout, numbers big-endian, each part at a multiple of 4096 bytes so that no two share a sector: a header (magic,
-//! mode, seed time, torrent, SHA-1 of all that), then slot 0 and slot 1 (sequence number, bitfield, SHA-1 of both
-//! behind the info hash).
+//! torrent, SHA-1 of both), then slot 0 and slot 1 (sequence number, mode, seed time, bitfield, SHA-1 of all that
+//! behind the info hash). What may change is in the slots.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -22,10 +22,12 @@ use sha1::{Digest, Sha1};
 
 use super::place::sync_folder;
 
-const MAGIC: &[u8; 16] = b"labmesh journal1";
+const MAGIC: &[u8; 16] = b"labmesh journal2";
 const SECTOR: usize = 4096;
-/// Magic, mode, kind of seed time, its seconds, length of the torrent.
-const FIXED: usize = 16 + 1 + 1 + 8 + 4;
+/// Magic, length of the torrent.
+const FIXED: usize = 16 + 4;
+/// Sequence number, mode, kind of seed time, its seconds.
+const SLOT_FIXED: usize = 8 + 1 + 1 + 8;
 const SHA1: usize = 20;
 /// The largest torrent, and two bitfields of the most pieces that it can have, rounded up generously.
 const JOURNAL_BYTES_MAX: u64 = TORRENT_BYTES_MAX as u64 + (1 << 20);
@@ -35,9 +37,9 @@ const JOURNAL_BYTES_MAX: u64 = TORRENT_BYTES_MAX as u64 + (1 << 20);
 pub struct Journal {
     /// The torrent of the image.
     pub metainfo: Metainfo,
-    /// The mode it was fetched in.
+    /// The mode it is fetched in.
     pub mode: Mode,
-    /// The seed time it was fetched with.
+    /// The seed time it is fetched with.
     pub seed_time: Option<SeedTime>,
     /// The pieces that are on the disk, if the partial copy is still the file that they were written to.
     pub have: Bitfield,
@@ -96,7 +98,7 @@ impl Keeper {
     ) -> io::Result<Self> {
         let have = Bitfield::empty(metainfo.geometry().pieces());
         let journal = Journal { metainfo: metainfo.clone(), mode, seed_time, have };
-        let header = header(&journal);
+        let header = header(&journal.metainfo);
         let new = PathBuf::from(format!("{}.new", path.display()));
         let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&new)?;
         file.write_all(&header)?;
@@ -110,16 +112,23 @@ impl Keeper {
         Ok(keeper)
     }
 
+    /// Other wishes of the person than at the beginning. Nothing is written if they are the same.
+    pub(super) fn remember(&mut self, mode: Mode, seed_time: Option<SeedTime>) -> io::Result<()> {
+        if (self.journal.mode, self.journal.seed_time) == (mode, seed_time) {
+            return Ok(());
+        }
+        self.journal.mode = mode;
+        self.journal.seed_time = seed_time;
+        self.record([])
+    }
+
     /// Vouches for more pieces; they have been synced.
     pub(super) fn record(&mut self, synced: impl IntoIterator<Item = PieceIndex>) -> io::Result<()> {
         for piece in synced {
             self.journal.have.set(piece);
         }
         self.sequence += 1;
-        let mut slot = self.sequence.to_be_bytes().to_vec();
-        slot.extend_from_slice(self.journal.have.as_bytes());
-        let seal = seal(self.journal.metainfo.info_hash(), &slot);
-        slot.extend_from_slice(&seal);
+        let slot = slot(self.sequence, &self.journal);
         self.file.write_all_at(&slot, self.slots.at(self.sequence))?;
         self.file.sync_data()
     }
@@ -134,7 +143,7 @@ struct Slots {
 
 impl Slots {
     fn after(header: usize, have: &Bitfield) -> Self {
-        let used = 8 + have.as_bytes().len() + SHA1;
+        let used = SLOT_FIXED + have.as_bytes().len() + SHA1;
         Self { start: header as u64, stride: used.next_multiple_of(SECTOR) as u64 }
     }
 
@@ -147,8 +156,17 @@ fn seal(image: InfoHash, slot: &[u8]) -> [u8; SHA1] {
     Sha1::new().chain_update(image.0).chain_update(slot).finalize().into()
 }
 
-fn header(journal: &Journal) -> Vec<u8> {
-    let torrent = journal.metainfo.to_bytes(journal.metainfo.announce(), journal.metainfo.comment());
+fn header(metainfo: &Metainfo) -> Vec<u8> {
+    let torrent = metainfo.to_bytes(metainfo.announce(), metainfo.comment());
+    let mut header = MAGIC.to_vec();
+    header.extend_from_slice(&u32::to_be_bytes(torrent.len() as u32));
+    header.extend_from_slice(&torrent);
+    header.extend_from_slice(&<[u8; SHA1]>::from(Sha1::digest(&header)));
+    header.resize(header.len().next_multiple_of(SECTOR), 0);
+    header
+}
+
+fn slot(sequence: u64, journal: &Journal) -> Vec<u8> {
     let mode = match journal.mode {
         Mode::Leecher => 0,
         Mode::Peer => 1,
@@ -160,14 +178,13 @@ fn header(journal: &Journal) -> Vec<u8> {
         Some(SeedTime::Enough) => (2, 0),
         Some(SeedTime::Forever) => (3, 0),
     };
-    let mut header = MAGIC.to_vec();
-    header.extend_from_slice(&[mode, kind]);
-    header.extend_from_slice(&u64::to_be_bytes(seconds));
-    header.extend_from_slice(&u32::to_be_bytes(torrent.len() as u32));
-    header.extend_from_slice(&torrent);
-    header.extend_from_slice(&<[u8; SHA1]>::from(Sha1::digest(&header)));
-    header.resize(header.len().next_multiple_of(SECTOR), 0);
-    header
+    let mut slot = sequence.to_be_bytes().to_vec();
+    slot.extend_from_slice(&[mode, kind]);
+    slot.extend_from_slice(&u64::to_be_bytes(seconds));
+    slot.extend_from_slice(journal.have.as_bytes());
+    let seal = seal(journal.metainfo.info_hash(), &slot);
+    slot.extend_from_slice(&seal);
+    slot
 }
 
 struct Read {
@@ -193,47 +210,46 @@ fn parse(bytes: &[u8]) -> Result<Read, BadJournal> {
     if magic != MAGIC {
         return Err(Damaged("it is of another version, or no journal"));
     }
-    let (kinds, numbers) = fixed.split_at(2);
-    let (seconds, torrent_len) = numbers.split_at(8);
-    let seconds = u64::from_be_bytes(seconds.try_into().expect("split at 8"));
-    let torrent_len = u32::from_be_bytes(torrent_len.try_into().expect("4 are left")) as usize;
+    let torrent_len = u32::from_be_bytes(fixed.try_into().expect("4 are left")) as usize;
     let short = Damaged("it ends in its header");
     let (torrent, rest) = rest.split_at_checked(torrent_len).ok_or(short)?;
     if rest.get(..SHA1) != Some(&Sha1::digest(&bytes[..FIXED + torrent_len])[..]) {
         return Err(Damaged("the checksum of its header is wrong"));
     }
-    let mode = match kinds[0] {
-        0 => Mode::Leecher,
-        1 => Mode::Peer,
-        2 => Mode::Seeder,
-        _ => return Err(Damaged("it names no mode")),
-    };
-    let seed_time = match kinds[1] {
-        0 => None,
-        1 => Some(SeedTime::For(Duration::from_secs(seconds))),
-        2 => Some(SeedTime::Enough),
-        3 => Some(SeedTime::Forever),
-        _ => return Err(Damaged("it names no seed time")),
-    };
     let metainfo = Metainfo::parse(torrent).map_err(|_| Damaged("its torrent is"))?;
     let header_len = (FIXED + torrent_len + SHA1).next_multiple_of(SECTOR);
     let slots = Slots::after(header_len, &Bitfield::empty(metainfo.geometry().pieces()));
-    let (sequence, have) = [0, 1]
+    let (sequence, mode, seed_time, have) = [0, 1]
         .into_iter()
         .filter_map(|slot| parse_slot(bytes.get(slots.at(slot) as usize..)?, &metainfo))
-        .max_by_key(|(sequence, _)| *sequence)
+        .max_by_key(|(sequence, ..)| *sequence)
         .ok_or(Damaged("both its records are"))?;
     Ok(Read { journal: Journal { metainfo, mode, seed_time, have }, slots, sequence })
 }
 
-fn parse_slot(slot: &[u8], metainfo: &Metainfo) -> Option<(u64, Bitfield)> {
+fn parse_slot(slot: &[u8], metainfo: &Metainfo) -> Option<(u64, Mode, Option<SeedTime>, Bitfield)> {
     let pieces = metainfo.geometry().pieces();
-    let (sealed, rest) = slot.split_at_checked(8 + pieces.div_ceil(8) as usize)?;
+    let (sealed, rest) = slot.split_at_checked(SLOT_FIXED + pieces.div_ceil(8) as usize)?;
     if rest.get(..SHA1)? != seal(metainfo.info_hash(), sealed) {
         return None;
     }
-    let (sequence, bits) = sealed.split_at(8);
-    Some((u64::from_be_bytes(sequence.try_into().ok()?), Bitfield::from_bytes(bits, pieces).ok()?))
+    let (sequence, rest) = sealed.split_first_chunk()?;
+    let ([mode, kind], rest) = rest.split_first_chunk()?;
+    let (seconds, bits) = rest.split_first_chunk()?;
+    let mode = match mode {
+        0 => Mode::Leecher,
+        1 => Mode::Peer,
+        2 => Mode::Seeder,
+        _ => return None,
+    };
+    let seed_time = match kind {
+        0 => None,
+        1 => Some(SeedTime::For(Duration::from_secs(u64::from_be_bytes(*seconds)))),
+        2 => Some(SeedTime::Enough),
+        3 => Some(SeedTime::Forever),
+        _ => return None,
+    };
+    Some((u64::from_be_bytes(*sequence), mode, seed_time, Bitfield::from_bytes(bits, pieces).ok()?))
 }
 
 #[cfg(test)]
@@ -247,9 +263,7 @@ mod tests {
         #[test]
         fn no_bytes_are_too_strange(noise: Vec<u8>, at in 0_usize..9000, torrent in any::<bool>()) {
             let metainfo = Metainfo::clone(&sample(100_000, 16384).metainfo);
-            let have = Bitfield::empty(metainfo.geometry().pieces());
-            let journal = Journal { metainfo, mode: Mode::Peer, seed_time: None, have };
-            let mut bytes = if torrent { header(&journal) } else { MAGIC.to_vec() };
+            let mut bytes = if torrent { header(&metainfo) } else { MAGIC.to_vec() };
             let at = at.min(bytes.len());
             bytes.splice(at..(at + noise.len()).min(bytes.len()), noise);
             prop_assert!(parse(&bytes).is_err(), "no record was ever made");
@@ -265,9 +279,27 @@ mod tests {
             [None, Some(SeedTime::For(Duration::from_secs(90))), Some(SeedTime::Enough), Some(SeedTime::Forever)];
         for mode in [Mode::Leecher, Mode::Peer, Mode::Seeder] {
             for seed_time in times {
-                let kept = Keeper::create(&path, &metainfo, mode, seed_time).unwrap();
+                let mut kept = Keeper::create(&path, &metainfo, mode, seed_time).unwrap();
                 assert_eq!(read_journal(&path).unwrap(), kept.journal);
+                kept.remember(Mode::Peer, Some(SeedTime::Enough)).unwrap();
+                kept.remember(mode, seed_time).unwrap();
+                assert_eq!(read_journal(&path).unwrap(), kept.journal);
+                assert_eq!((kept.journal.mode, kept.journal.seed_time), (mode, seed_time));
             }
         }
+    }
+
+    /// Power fails while a change is written: what was said before still holds, and so do the pieces.
+    #[test]
+    fn a_change_of_mode_that_is_torn_leaves_the_record_before_it() {
+        let metainfo = Metainfo::clone(&sample(100_000, 16384).metainfo);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.img.part.journal");
+        let mut kept = Keeper::create(&path, &metainfo, Mode::Peer, None).unwrap();
+        kept.record(metainfo.geometry().all().take(3)).unwrap();
+        let before = kept.journal.clone();
+        kept.remember(Mode::Seeder, Some(SeedTime::Forever)).unwrap();
+        kept.file.write_all_at(b"torn", kept.slots.at(kept.sequence) + 7).unwrap();
+        assert_eq!(read_journal(&path).unwrap(), before);
     }
 }

@@ -99,6 +99,21 @@ fn a_wrong_piece_is_reported_and_not_written() {
     assert_eq!(bench.verified(&sample, 3), Ok(true));
 }
 
+/// The thread that keeps the journal takes its orders one after the other: the last word counts.
+#[test]
+fn a_changed_mode_is_in_the_journal() {
+    let (cache, sample) = (tempfile::tempdir().unwrap(), small());
+    let mut bench = Bench::on(cache.path());
+    bench.open(&sample, NAME, false).unwrap();
+    assert_eq!(bench.verified(&sample, 4), Ok(true));
+    bench.disk.remember(IMAGE, Mode::Peer, Some(SeedTime::Forever));
+    bench.disk.remember(IMAGE, Mode::Leecher, None);
+    bench.disk.close(IMAGE);
+    bench.end();
+    let journal = read_journal(&journal(cache.path())).unwrap();
+    assert_eq!((journal.mode, journal.seed_time, journal.have), (Mode::Leecher, None, set(&sample, &[4])));
+}
+
 #[test]
 fn discarded_blocks_are_forgotten() {
     let (cache, sample) = (tempfile::tempdir().unwrap(), small());

@@ -1,5 +1,10 @@
 //! How connections begin: by accepting or by dialling, and with both handshakes.
+//!
+//! Rule: whoever says nothing makes room for whoever does. Refusing the newest would let a few hundred silent
+//! connections keep everybody out for as long as a handshake may take; closing the one that has been silent longest
+//! keeps nobody out who speaks at once, as every client does.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,7 +16,7 @@ use labmesh_proto::wire::peer::{BadHandshake, Handshake};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
@@ -42,18 +47,19 @@ enum NoConnection {
     Late,
     #[error("too many connections")]
     TooMany,
+    #[error("it was silent while others came")]
+    MadeRoom,
 }
 
 /// Accepts for as long as the node lives.
 pub(super) async fn accept(shared: Arc<Shared>, listener: TcpListener) {
-    let greetings = Arc::new(Semaphore::new(shared.limits.greetings));
+    let mut greeters = Greeters::new(shared.limits.greetings);
     loop {
-        let greeting = Arc::clone(&greetings).acquire_owned().await.expect("it is never closed");
         match listener.accept().await {
-            Ok((stream, addr)) => match Arc::clone(&shared.seats).try_acquire_owned() {
-                Ok(seat) => shared.spawn(greet(Arc::clone(&shared), stream, addr, seat, greeting)),
-                Err(_) => debug!(%addr, "refused: too many connections"),
-            },
+            Ok((stream, addr)) => {
+                let greeter = greeters.admit().await;
+                shared.spawn(greet(Arc::clone(&shared), stream, addr, greeter));
+            }
             Err(error) => {
                 warn!(%error, "cannot accept a peer");
                 sleep(ACCEPT_AGAIN).await;
@@ -62,26 +68,67 @@ pub(super) async fn accept(shared: Arc<Shared>, listener: TcpListener) {
     }
 }
 
-async fn greet(
-    shared: Arc<Shared>,
-    mut stream: TcpStream,
-    addr: SocketAddr,
-    seat: OwnedSemaphorePermit,
-    greeting: OwnedSemaphorePermit,
-) {
-    let theirs = async {
-        tune(&stream)?;
-        read_handshake(&shared, &mut stream).await
-    };
-    match theirs.await {
-        Ok(theirs) => {
-            drop(greeting);
+/// Incoming connections whose handshake has not come.
+struct Greeters {
+    places: Arc<Semaphore>,
+    /// The oldest first; some have ended. Dropping one ends its connection.
+    waiting: VecDeque<oneshot::Sender<()>>,
+    limit: usize,
+}
+
+/// One of them, for as long as it is.
+struct Greeter {
+    _place: OwnedSemaphorePermit,
+    /// Resolves when it has to make room.
+    told: oneshot::Receiver<()>,
+}
+
+impl Greeters {
+    fn new(limit: usize) -> Self {
+        Self { places: Arc::new(Semaphore::new(limit)), waiting: VecDeque::with_capacity(limit), limit }
+    }
+
+    /// A place for a newcomer. With none free the oldest has to go, which takes no longer than its task's next turn.
+    async fn admit(&mut self) -> Greeter {
+        if self.waiting.len() >= self.limit {
+            self.waiting.retain(|waiting| !waiting.is_closed());
+        }
+        if self.places.available_permits() == 0 {
+            // One that has just ended by itself frees no second place.
+            while self.waiting.pop_front().is_some_and(|oldest| oldest.is_closed()) {}
+        }
+        let place = Arc::clone(&self.places).acquire_owned().await.expect("it is never closed");
+        let (waiting, told) = oneshot::channel();
+        self.waiting.push_back(waiting);
+        Greeter { _place: place, told }
+    }
+}
+
+async fn greet(shared: Arc<Shared>, mut stream: TcpStream, addr: SocketAddr, greeter: Greeter) {
+    match greeting(&shared, &mut stream, greeter).await {
+        Ok((theirs, seat)) => {
             // A socket for both families shows IPv4 peers in IPv6 clothes.
             let addr = SocketAddr::new(addr.ip().to_canonical(), addr.port());
             connection::run(&shared, stream, addr, theirs, false, seat).await;
         }
         Err(reason) => debug!(%addr, %reason, "an incoming connection ended before it began"),
     }
+}
+
+async fn greeting(
+    shared: &Shared,
+    stream: &mut TcpStream,
+    mut greeter: Greeter,
+) -> Result<(Handshake, OwnedSemaphorePermit), NoConnection> {
+    tune(stream)?;
+    let theirs = tokio::select! {
+        // A handshake that has come counts, however long it took.
+        biased;
+        theirs = read_handshake(shared, stream) => theirs?,
+        _ = &mut greeter.told => return Err(NoConnection::MadeRoom),
+    };
+    let seat = Arc::clone(&shared.seats).try_acquire_owned().map_err(|_| NoConnection::TooMany)?;
+    Ok((theirs, seat))
 }
 
 /// Dials a peer for an image.

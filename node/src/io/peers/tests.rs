@@ -436,19 +436,49 @@ fn connections_beyond_the_limit_are_closed_at_once_and_a_number_is_free_only_aft
     let (first, one) = host.visitor(&sample);
     let (_second, two) = host.visitor(&sample);
     assert_ne!(one, two);
-    assert!(is_closed(knock(host.addr())));
+    let addr = host.addr();
+    let greeted = || {
+        let mut stream = knock(addr);
+        stream.write_all(&handshake(sample.metainfo.info_hash(), 3).encode()).unwrap();
+        stream
+    };
+    assert!(is_closed(greeted()));
     drop(first);
     match host.next() {
         Event::Input(Input::PeerDown { conn }) => assert_eq!(conn, one),
         other => panic!("{other:?}"),
     }
-    assert!(is_closed(knock(host.addr())), "the seat is taken until the release");
+    assert!(is_closed(greeted()), "the seat is taken until the release");
     host.peers.dial(IMAGE, host.addr(), handshake(sample.metainfo.info_hash(), 1));
     assert!(matches!(host.next(), Event::Input(Input::PeerUnreachable { .. })));
     host.peers.release(one);
     host.peers.release(one);
     let (_third, three) = host.visitor(&sample);
     assert_eq!(three, one);
+}
+
+/// Ten silent ones at a door for four: the oldest six are closed before their time is up, a speaker gets through,
+/// and one that has said half keeps its place in the queue like the others.
+#[test]
+fn the_longest_silent_newcomers_make_room_for_others() {
+    let limits = Limits { greetings: 4, handshake: Duration::from_secs(600), ..Limits::default() };
+    let sample = sample(1 << 16, 1 << 16);
+    let cache = cache_with(&sample);
+    let mut host = Host::on(cache.path(), limits);
+    host.bench.open(&sample, NAME, true).unwrap();
+    let mut half = knock(host.addr());
+    half.write_all(&handshake(sample.metainfo.info_hash(), 4).encode()[..40]).unwrap();
+    let mut silent: Vec<TcpStream> = (0..9).map(|_| knock(host.addr())).collect();
+    assert!(is_closed(half));
+    for early in silent.drain(..5) {
+        assert!(is_closed(early));
+    }
+    let (_speaker, _) = host.visitor(&sample);
+    assert!(is_closed(silent.remove(0)), "the speaker came in the place of the oldest");
+    for stream in &mut silent {
+        stream.set_nonblocking(true).unwrap();
+        assert!(stream.read(&mut [0; 1]).is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock), "still waited for");
+    }
 }
 
 #[test]
