@@ -554,6 +554,8 @@ impl Swarm {
         let p = self.peers.iter().position(|p| p.id == id && p.addr.ip() == addr.ip())?;
         let dialled_by_smaller = |outgoing: bool| outgoing == (self.me < id);
         if self.peers[p].outgoing == outgoing || !dialled_by_smaller(outgoing) {
+            // The kept one may be dead: a peer that lost its power told nobody. Its kernel answers to any word.
+            self.tell(p, Message::KeepAlive);
             return Some(CloseReason::Duplicate);
         }
         self.close(now, p, CloseReason::Duplicate);

@@ -48,8 +48,8 @@ impl Copy {
     /// What was written a sync ago is in the journal now.
     fn sync(&mut self, now: Time) {
         while let Some((_, piece)) = self.recent.front().copied().filter(|(at, _)| *at + SYNC_EVERY <= now) {
-            self.recent.pop_front();
             self.journal.set(piece);
+            self.recent.pop_front();
         }
     }
 }

@@ -47,7 +47,8 @@ fn needed(world: &World) -> usize {
 fn late(scenario: &Scenario, world: &World) -> Vec<String> {
     let expect = &scenario.expect;
     let times = world.takers();
-    let should = |pc: &usize| !expect.failed.contains(pc) && !expect.away.contains(pc);
+    let liars = world.liars();
+    let should = |pc: &usize| ![&expect.failed, &expect.away, &liars].into_iter().any(|list| list.contains(pc));
     let incomplete: Vec<usize> =
         times.iter().filter(|(pc, time)| time.is_none() && should(pc)).map(|(pc, _)| *pc).collect();
     let mut found = Vec::new();

@@ -31,6 +31,8 @@ pub fn drawn(scenario: &Scenario, seed: u64) -> Scenario {
     lab.holders = lab.images + usize::from(below(&mut rng, 3) == 0);
     lab.image = Size(MIB + below(&mut rng, 15 * MIB));
     lab.link = Rate(1_000_000 << below(&mut rng, 7));
+    // What one cable carries in two seconds: a dozen leechers of one source are done in time.
+    lab.image.0 = lab.image.0.min(2 * lab.link.0);
     lab.latency = Span(Duration::from_micros(50 + below(&mut rng, 3000)));
     lab.buffers = Size(MIB << below(&mut rng, 6));
     lab.seek = Span(Duration::from_millis(below(&mut rng, 8)));

@@ -89,6 +89,8 @@ pub(super) struct Machine {
     pub(super) tainted: BTreeSet<(ImageIndex, u32)>,
     /// Numbers of the images that its person wants.
     pub(super) wants: Vec<usize>,
+    /// Images whose transfer has failed.
+    pub(super) failed: BTreeSet<InfoHash>,
     /// When each copy was whole.
     pub(super) got: BTreeMap<InfoHash, Time>,
     /// When it had a new piece, or another life, last.
@@ -144,6 +146,7 @@ impl Machine {
             bad_block: false,
             tainted: BTreeSet::new(),
             wants: Vec::new(),
+            failed: BTreeSet::new(),
             got: BTreeMap::new(),
             moved: Time(0),
             deaf: false,
@@ -183,6 +186,11 @@ impl Machine {
     /// Which content that image is.
     pub(super) fn content(&self, image: ImageIndex) -> Option<InfoHash> {
         self.images.get(&image).copied()
+    }
+
+    /// Whether that content is one of its images in this life.
+    pub(super) fn is_open(&self, content: InfoHash) -> bool {
+        self.images.values().any(|hash| *hash == content)
     }
 
     /// The moment when everything that its person wants was here.
@@ -229,6 +237,7 @@ impl Machine {
         self.advertised = false;
         self.images.clear();
         self.tainted.clear();
+        self.failed.clear();
         self.accepted.clear();
         self.slots.clear();
         self.mailbox.clear();

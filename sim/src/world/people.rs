@@ -17,36 +17,26 @@ const LOOK_AGAIN: Duration = Duration::from_secs(2);
 pub(super) const LOOK_BEFORE: Duration = Duration::from_millis(500);
 
 impl World {
-    /// A person wants an image, or wants a copy that is here to be shared again.
+    /// A person wants an image that is not on its way, or a copy that failed to go on.
     pub(super) fn ask(&mut self, index: usize, number: usize) -> Result<(), String> {
         let machine = &self.machines[index];
         let hash = self.images[number].info_hash();
-        let wants = machine.wants.contains(&number) && machine.asks_at.is_some_and(|at| at <= self.now);
-        if machine.power != Power::On || !self.needs_care(index, number, wants) {
+        let asks = machine.wants.contains(&number) && machine.asks_at.is_some_and(|at| at <= self.now);
+        let wants = asks && !machine.got.contains_key(&hash) && !machine.is_open(hash);
+        let failed = machine.failed.contains(&hash);
+        if machine.power != Power::On || !(wants || failed) {
             return Ok(());
         }
         let id = RequestId(self.next_request);
         self.next_request += 1;
         self.requests.insert(id, (index, number));
-        let command = if wants && !machine.got.contains_key(&hash) {
+        let command = if wants {
             let (mode, seed_time) = (Some(machine.mode), machine.seed_time);
             Command::Get { image: image_name(number), mode, seed_time, replace: false }
         } else {
             Command::Start(image_name(number))
         };
         self.feed(index, Input::Command { id, command })
-    }
-
-    /// Whether the image is wanted and not here, or stopped with an error.
-    fn needs_care(&self, index: usize, number: usize, wants: bool) -> bool {
-        let machine = &self.machines[index];
-        let hash = self.images[number].info_hash();
-        if wants && !machine.got.contains_key(&hash) {
-            return true;
-        }
-        let local = self.now + machine.ahead;
-        let transfers = machine.node.as_ref().map_or_else(Vec::new, |node| node.status(local).transfers);
-        transfers.iter().any(|t| t.info_hash == hash && t.state == TransferState::Failed)
     }
 
     pub(super) fn replied(&mut self, me: usize, id: RequestId, reply: &Reply) {
@@ -69,7 +59,9 @@ impl World {
 
     pub(super) fn transfer_changed(&mut self, index: usize, hash: InfoHash, state: TransferState) {
         let number = self.images.iter().position(|image| image.info_hash() == hash);
+        self.machines[index].failed.remove(&hash);
         if let (Some(number), TransferState::Failed) = (number, state) {
+            self.machines[index].failed.insert(hash);
             self.later(LOOK_AGAIN, Event::Ask(index, number));
         }
     }

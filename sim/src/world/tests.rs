@@ -239,6 +239,13 @@ fn what_a_cut_held_back_arrives_when_another_cut_joins_again() {
     storm(393);
 }
 
+/// A machine lost its power and was back at once. The others still had their old connections with it, on which nobody
+/// had anything to say, and refused every new one as a duplicate.
+#[test]
+fn a_dead_connection_does_not_keep_its_peer_out() {
+    storm(3457);
+}
+
 /// A node that starts asked a holder for the torrent before any connection with it stood, and waited in vain.
 #[test]
 fn a_get_at_the_start_of_a_machine_does_not_wait_for_who_was_not_asked() {

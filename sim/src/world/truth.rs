@@ -43,6 +43,11 @@ impl World {
         asked.map(|(pc, asked, machine)| (pc, machine.complete_at().map(|at| at.since(asked)))).collect()
     }
 
+    /// Numbers of the machines that send bad data: others may refuse them, and then they get nothing.
+    pub fn liars(&self) -> Vec<usize> {
+        (0..self.machines.len()).filter(|m| self.machines[*m].poison_permille > 0).map(|m| m + 1).collect()
+    }
+
     /// How many machines that asked for the image seed it now.
     pub fn seeding(&self) -> usize {
         let seeds = |s: &Status| s.transfers.iter().any(|t| t.state == TransferState::Seeding);
@@ -139,7 +144,8 @@ impl World {
         let quiet = |since: Time| self.now.since(since.max(self.disturbed)) > HANGS_AFTER;
         for (m, machine) in self.machines.iter().enumerate().filter(|(_, m)| m.power == Power::On) {
             let since = machine.asks_at.map(|asked| machine.moved.max(asked));
-            if !since.is_some_and(quiet) || machine.disk.unwritable(0).is_some() {
+            let liar = machine.poison_permille > 0;
+            if liar || !since.is_some_and(quiet) || machine.disk.unwritable(0).is_some() {
                 continue;
             }
             for number in &machine.wants {
