@@ -208,6 +208,7 @@ fn one_master_in_each_part_soon_after_the_last_fault() {
 
 /// Scenarios that once took 1.7 to 3.4 s, each by a fault of the protocol.
 #[test]
+#[expect(clippy::too_many_lines, reason = "most of them are the scenarios")]
 fn what_was_slow_once_is_settled_in_time() {
     let case = |seed, weights: &[u8], delay_max_ms, loss_permille, faults: &[(u64, Fault)]| Scenario {
         seed,
