@@ -46,7 +46,7 @@ def aria2(folder, torrent, *words):
             "--bt-max-peers=0", *words, "--dir", folder, torrent]
 
 
-def seed_and_client(name, lab, image, clients):
+def seed_and_clients(name, lab, image, clients):
     """A seed on host 1 that has found its tracker; what starts the clients, their copies, other children, folders."""
     torrent = lab.dir / "bench.torrent"
     torrent.unlink(missing_ok=True)
