@@ -1,8 +1,8 @@
 //! Who is connected to whom in one swarm: the arithmetic that the tracker uses.
 //!
 //! Rule: per site, the members that upload form a pseudo-random, nearly regular graph (degree 14 to 20; everybody
-//! with everybody up to fifteen); sites are joined by at most [`BRIDGES`] links a pair, at members that have everything if
-//! there are some. The graph is a pure function of the info hash and the members: arrival order, the number of calls
+//! with everybody up to fifteen); sites are joined by at most [`BRIDGES`] links a pair, at members that have everything
+//! if there are some. The graph is a pure function of the info hash and the members: arrival order, the number of calls
 //! and the master that computes it do not show.
 //!
 //! How: several rings. Ring `r` orders the members by a hash of `(info hash, r, member)` and links each to its
@@ -23,7 +23,8 @@ use crate::id::{InfoHash, NodeId};
 
 /// Up to this many members, everybody is linked with everybody.
 pub const ALL_PAIRS_MAX: usize = 15;
-/// The least degree in larger swarms, and the most that rings and seeders may lead to within a site.
+/// So many that somebody always has room (`docs/SIMULATION.md`, Scheduling), and far above `ln n + 3`, where a random
+/// graph is connected beyond doubt: the least degree in larger swarms, and the most that rings and seeders may lead to within a site.
 pub const DEGREE_MIN: usize = 14;
 /// See [`DEGREE_MIN`].
 pub const DEGREE_MAX: usize = 20;

@@ -1,7 +1,8 @@
 //! Torrents that somebody here asked for, and who is asked for them.
 //!
 //! Rule: holders are asked one after the other, the next when one says no, sends something else, or is silent for two
-//! seconds. Who is not connected is dialled and asked then. What comes counts only if it is the torrent of that info hash. Not here: what the torrent is for.
+//! seconds. Who is not connected is dialled and asked then. What comes counts only if it is the torrent of
+//! that info hash. Not here: what the torrent is for.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;

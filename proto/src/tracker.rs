@@ -5,7 +5,8 @@
 //!
 //! * Our own nodes are told their [`crate::neighbours`] when they announce, and again when these change. The choice is
 //!   made at once in a calm swarm and at most every [`REGROUP_EVERY`] in a busy one. They leave by saying so or when
-//!   the roster gives them up; since that word may be lost, also by [`ANNOUNCE_EXPIRY`] of silence. Two whole copies are not told of each other.
+//!   the roster gives them up; since that word may be lost, also by [`ANNOUNCE_EXPIRY`] of silence. Two whole copies
+//!   are not told of each other.
 //! * Foreign clients get an ordinary random answer, seeds first, seeds no seeds, and leave after [`ANNOUNCE_EXPIRY`].
 //!   They are handed our nodes, and each is handed to a few of our nodes.
 //! * While somebody misses a piece and fewer than [`SEEDERS_WANTED`] of our nodes seed, idle copies are woken. Foreign

@@ -115,11 +115,7 @@ fn spawn(mut command: Command, folder: &Path) -> Program {
 #[track_caller]
 fn arrives(folder: &Path, image: &Path) {
     wait_for(LONG, &format!("{}", folder.join(IMAGE).display()), || {
-        let done = same_bytes(image, &folder.join(IMAGE));
-        if !done {
-            std::thread::sleep(Duration::from_millis(200));
-        }
-        done.then_some(())
+        same_bytes(image, &folder.join(IMAGE)).then_some(())
     });
 }
 

@@ -1,8 +1,8 @@
 //! Who this node is, which mesh it belongs to, and the highest epoch it has seen: what has to survive a restart.
 //!
 //! Rule: a node signs only what it says itself, one node at a time uses a state folder, and an epoch is reported as
-//! written only when it is. Not here: when a term is raised (`proto`'s `election`), where signed bytes travel (`heartbeat`,
-//! `control`).
+//! written only when it is. Not here: when a term is raised (`proto`'s `election`), where signed bytes travel
+//! (`heartbeat`, `control`).
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};

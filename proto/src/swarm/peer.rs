@@ -76,7 +76,7 @@ pub(super) struct Peer {
     pub(super) current: Option<PieceIndex>,
     /// Pieces that it would like to send (BEP 6), at most [`SUGGESTIONS_MAX`]; forgotten when it chokes.
     pub(super) suggested: VecDeque<PieceIndex>,
-    /// Pieces that were suggested to it and that it has not asked for yet.
+    /// Pieces that were suggested to it and of which nothing was sent to it yet.
     pub(super) promised: Vec<PieceIndex>,
     /// It let requests wait for too long and has sent nothing since.
     pub(super) snubbed: bool,

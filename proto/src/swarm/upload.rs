@@ -1,8 +1,8 @@
 //! Whom to serve, and in which order.
 //!
 //! Rule: our own nodes are all unchoked, so that requests wait where the link is and nothing is refused that is on its
-//! way; only a crowd takes turns. Those that wait for a block get it in turns of one whole piece, whose turn began first
-//! first. Who takes its data slowly does not count, so a slow node delays nobody but itself. Foreign clients share a
+//! way; only a crowd takes turns. Those that wait for a block get it in turns of one whole piece, whose turn began
+//! first first. Who takes its data slowly does not count, so a slow node delays nobody but itself. Foreign clients share a
 //! bounded number of slots and every second block. There is no tit for tat.
 //!
 //! The master serves nodes in mode seeder first, since they serve the others. A whole copy steers with BEP 6 `suggest`:
@@ -30,15 +30,15 @@ const FOREIGN_SLOTS: usize = 4;
 /// A foreign client keeps its slot this long; many need seconds to fill their pipeline (BEP 3: 10 s).
 const FOREIGN_TURN: Duration = Duration::from_secs(10);
 /// Bytes that the driver is given to send to one peer before it has sent them; all peers together twice that. At low
-/// rates so one large block at a time, since the socket still holds the end of the last one when it asks for more. More,
-/// and a peer that is served well would be fed again before the other got its block.
+/// rates so one large block at a time, since the socket still holds the end of the last one when it asks for more.
+/// With more, a peer that is served well would be fed again before the other got its block.
 const HANDED_BYTES: u64 = 128 * 1024;
 /// The same at high rates: this much time of the present rate.
 const HANDED_TIME_MS: u64 = 5;
 /// Promises to one peer cover this much, so that whatever it has on the way is something that nobody has.
 const PROMISED_BYTES: u64 = 2 * 1024 * 1024;
-/// A peer that has not taken what was handed to it for this long, or for this many times as long as the whole link needs
-/// for everything that is handed out, is slow.
+/// A peer that has not taken what was handed to it for this long, or for this many times as long as the whole link
+/// needs for everything that is handed out, is slow.
 const SLOW: Duration = Duration::from_millis(250);
 const SLOW_FACTOR: u32 = 5;
 /// A peer that asks for nothing for this long lost its turn.
@@ -312,7 +312,7 @@ impl Swarm {
         }
     }
 
-    /// What was promised and not asked for may be promised to others.
+    /// What was promised and not sent may be promised to others.
     fn take_promises_back(&mut self, p: usize) {
         let promised = std::mem::take(&mut self.peers[p].promised);
         self.upload.fresh.extend(promised);
