@@ -21,6 +21,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::config::Config;
 use crate::io;
+use crate::io::announcer::Trackers;
 use crate::io::buffers::{Buffer, Buffers};
 use crate::io::cache::Cache;
 use crate::io::control::{Control, ControlError};
@@ -178,6 +179,7 @@ pub async fn run(
     let setup = Setup {
         ports: Ports { peer: peers.local_port(), http: pages.addr.port() },
         mesh,
+        host,
         place,
         identity,
         peers,
@@ -280,6 +282,8 @@ struct Ports {
 struct Setup {
     ports: Ports,
     mesh: MeshKey,
+    /// The mesh's host name.
+    host: String,
     place: Place,
     identity: Arc<Identity>,
     peers: Peers,
@@ -324,6 +328,7 @@ struct Driver {
     mdns: Mdns,
     heartbeat: Heartbeat,
     heard: mpsc::Receiver<io::Event>,
+    trackers: Trackers,
     peers: Peers,
     disk: Disk,
     cache: Cache,
@@ -345,7 +350,7 @@ struct Driver {
 
 impl Driver {
     fn start(config: Config, setup: Setup) -> anyhow::Result<Self> {
-        let Setup { ports, mesh, place, identity, peers, cache, disk, events, broadcast, runtime } = setup;
+        let Setup { ports, mesh, host, place, identity, peers, cache, disk, events, broadcast, runtime } = setup;
         let (beats, heard) = mpsc::channel(BEATS_MAX);
         let (control, heartbeat) = bind_control(&config, &place, &identity, &mesh, &beats)?;
         let control_port = control.local_addr().port();
@@ -372,6 +377,7 @@ impl Driver {
             control_port,
             peer_port: ports.peer,
             http_port: ports.http,
+            mesh_host: host,
             open_tracker: config.open_tracker,
             piece_buffer_bytes: config.piece_buffer,
             seed,
@@ -386,6 +392,7 @@ impl Driver {
             mdns,
             heartbeat,
             heard,
+            trackers: Trackers::new(runtime.clone(), place.listen_ip(), events.clone()),
             peers,
             disk,
             cache,
@@ -442,7 +449,19 @@ impl Driver {
             }
             self.carry_out();
         }
+        let goodbyes = async { tokio::time::timeout(FAREWELL, self.say_goodbye(&mut reported)).await };
+        // What was not answered in time is not waited for.
+        let _ = goodbyes.await;
         self.control.flush(FAREWELL).await;
+    }
+
+    /// Until the trackers of others have heard that this node leaves: over UDP that takes two questions.
+    async fn say_goodbye(&mut self, reported: &mut mpsc::Receiver<io::Event>) {
+        while !self.trackers.is_idle() {
+            let Some(event) = reported.recv().await else { return };
+            self.take(event);
+            self.carry_out();
+        }
     }
 
     /// Something was reported by a part.
@@ -537,6 +556,8 @@ impl Driver {
             Output::Send { to, message } => self.control.send(to, message),
             Output::Gossip(message) => self.control.gossip(message),
             Output::Persist { epoch } => self.identity.persist_epoch(epoch, self.events.clone()),
+            Output::AskTracker { id, tracker, request } => self.trackers.ask(id, tracker, request),
+            Output::TrackerDone(id) => self.trackers.done(id),
             Output::DialPeer { image, addr, handshake } => self.peers.dial(image, addr, handshake),
             Output::Accept { conn, image, handshake } => {
                 if let Some(source) = self.disk.source(image) {

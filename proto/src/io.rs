@@ -20,6 +20,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use crate::announcer::{Answer, Request};
 use crate::bitfield::Bitfield;
 use crate::config::{Mode, SeedTime};
 use crate::error::{CloseReason, DiskError};
@@ -28,6 +29,7 @@ use crate::wire::control::{self, Beat};
 use crate::wire::http_tracker::{Announce, Announced};
 use crate::wire::metainfo::Metainfo;
 use crate::wire::peer;
+use crate::wire::tracker_client::TrackerUrl;
 
 /// Everything that can happen to a node.
 #[derive(Clone, Debug, PartialEq)]
@@ -95,6 +97,15 @@ pub enum Input {
         id: RequestId,
         /// What it said.
         announce: Announce,
+    },
+
+    /// What a tracker of others said to [`Output::AskTracker`], or in words why it said nothing. A UDP tracker may say
+    /// more than one thing to one question.
+    TrackerSaid {
+        /// Which question.
+        id: RequestId,
+        /// The body of an HTTP answer with status 200, or a datagram.
+        result: Result<Answer, String>,
     },
 
     // ---- data
@@ -384,6 +395,19 @@ pub enum Output {
         /// The answer.
         result: Result<Announced, &'static str>,
     },
+
+    /// Ask a tracker of others, from the address that peers reach this node at; answered by [`Input::TrackerSaid`].
+    /// The same `id` again is a repetition, or the next datagram of one exchange, from the same port.
+    AskTracker {
+        /// Joins the answer.
+        id: RequestId,
+        /// Whom.
+        tracker: TrackerUrl,
+        /// What.
+        request: Request,
+    },
+    /// Nobody waits for that tracker any more.
+    TrackerDone(RequestId),
 
     // ---- data
     /// Open a peer connection.

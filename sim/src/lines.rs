@@ -42,7 +42,9 @@ impl Lines {
             | Input::ControlDown { .. }
             | Input::ControlUnreachable { .. }
             | Input::Control { .. } => Kind::Control,
-            Input::Announce { .. } | Input::Command { .. } | Input::Shutdown => Kind::People,
+            Input::Announce { .. } | Input::TrackerSaid { .. } | Input::Command { .. } | Input::Shutdown => {
+                Kind::People
+            }
             Input::PeerUp { .. }
             | Input::PeerDown { .. }
             | Input::PeerUnreachable { .. }
@@ -66,6 +68,7 @@ impl Lines {
             Output::Browse(_) | Output::Advertise(_) | Output::HostName(_) => Kind::Mdns,
             Output::Beat { .. } | Output::Beacon(_) => Kind::Beats,
             Output::Dial { .. } | Output::Hangup(_) | Output::Send { .. } | Output::Gossip(_) => Kind::Control,
+            Output::AskTracker { .. } | Output::TrackerDone(_) => Kind::People,
             Output::Announced { .. } | Output::Reply { .. } | Output::Farewell => Kind::People,
             Output::DialPeer { .. }
             | Output::Accept { .. }
@@ -101,6 +104,9 @@ impl Lines {
             }
             Input::Control { from, message } => format!("{}: {}", self.node(*from), self.message(message)),
             Input::Persisted { epoch } => format!("term {} of {} is on disk", epoch.term, self.node(epoch.node)),
+            Input::TrackerSaid { id, result } => {
+                format!("answer {}: {}", id.0, if result.is_ok() { "came" } else { "none" })
+            }
             Input::Announce { id, announce } => format!("announce {} of {}", id.0, hash(announce.info_hash)),
             Input::PeerUp { conn: slot, outgoing, .. } => {
                 format!("{} up, {}", conn(slot), if *outgoing { "dialled from here" } else { "dialled from there" })
@@ -150,6 +156,8 @@ impl Lines {
             Output::Persist { epoch } => format!("write term {} of {}", epoch.term, self.node(epoch.node)),
             Output::Announced { id, result: Ok(answer) } => format!("announce {}: {} peers", id.0, answer.peers.len()),
             Output::Announced { id, result: Err(reason) } => format!("announce {} refused: {reason}", id.0),
+            Output::AskTracker { tracker, .. } => format!("asks {tracker}"),
+            Output::TrackerDone(id) => format!("question {} is over", id.0),
             Output::DialPeer { image, addr, .. } => format!("dial {} for {}", place(*addr), number(*image)),
             Output::Accept { conn: slot, image, .. } => format!("{} accepted for {}", conn(slot), number(*image)),
             Output::Close { conn: slot, reason } => format!("{} close: {reason}", conn(slot)),

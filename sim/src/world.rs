@@ -492,6 +492,8 @@ impl World {
             }
             // Foreign clients, pages and host names have no place here; events were heard before.
             Output::HostName(_) | Output::Announced { .. } | Output::Event(_) | Output::Farewell => {}
+            // Nor have other people's trackers: the torrents here name none.
+            Output::AskTracker { .. } | Output::TrackerDone(_) => {}
         }
         Ok(())
     }

@@ -14,35 +14,74 @@ const COURTESY: Duration = Duration::from_secs(1);
 /// After a failure; doubles with each.
 const RETRY: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(30);
+/// A whole copy dials somebody again after this: most are whole themselves, and who is not can dial.
+const USELESS: Duration = Duration::from_secs(10 * 60);
+
+/// Who named an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// The mesh's tracker.
+    Mesh,
+    /// A tracker of others.
+    Stranger,
+}
 
 #[derive(Clone, Copy, Debug)]
 struct Contact {
     addr: SocketAddr,
+    source: Source,
     due: Time,
     failures: u32,
     dialling: bool,
 }
 
-/// The addresses that the tracker gave.
+/// The addresses that trackers gave.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Contacts {
     contacts: Vec<Contact>,
 }
 
 impl Contacts {
-    /// The tracker's newest answer: `(address, whether the other side dials first)`. Others are forgotten.
-    pub(super) fn replace(&mut self, now: Time, neighbours: impl Iterator<Item = (SocketAddr, bool)>) {
+    /// A tracker's newest answer: `(address, whether the other side dials first)`. What it named before is forgotten;
+    /// an address that both sources name is the mesh's.
+    pub(super) fn replace(&mut self, now: Time, source: Source, addresses: impl Iterator<Item = (SocketAddr, bool)>) {
         let old = std::mem::take(&mut self.contacts);
-        for (addr, wait) in neighbours.take(PEERS_PER_IMAGE_MAX) {
+        for (addr, wait) in addresses.take(PEERS_PER_IMAGE_MAX) {
             let known = old.iter().find(|c| c.addr == addr).copied();
             let due = if wait { now + COURTESY } else { now };
-            self.contacts.push(known.unwrap_or(Contact { addr, due, failures: 0, dialling: false }));
+            let contact = known.unwrap_or(Contact { addr, source, due, failures: 0, dialling: false });
+            let source =
+                if contact.source == Source::Mesh && source == Source::Stranger { Source::Mesh } else { source };
+            self.contacts.push(Contact { source, ..contact });
+        }
+        let named = self.contacts.len();
+        let others = old.into_iter().filter(|c| c.source != source);
+        for other in others {
+            if !self.contacts[..named].iter().any(|c| c.addr == other.addr) {
+                self.contacts.push(other);
+            }
         }
     }
 
+    /// Forgets all.
+    pub(super) fn clear(&mut self) {
+        self.contacts.clear();
+    }
+
+    /// Whether trackers of others have named anybody.
+    pub(super) fn has_strangers(&self) -> bool {
+        self.contacts.iter().any(|c| c.source == Source::Stranger)
+    }
+
     /// An address to dial now, marked as being dialled.
-    pub(super) fn next(&mut self, now: Time, connected: impl Fn(SocketAddr) -> bool) -> Option<SocketAddr> {
-        let contact = self.contacts.iter_mut().find(|c| !c.dialling && c.due <= now && !connected(c.addr))?;
+    pub(super) fn next(
+        &mut self,
+        now: Time,
+        wanted: impl Fn(Source) -> bool,
+        connected: impl Fn(SocketAddr) -> bool,
+    ) -> Option<SocketAddr> {
+        let fits = |c: &&mut Contact| !c.dialling && c.due <= now && wanted(c.source) && !connected(c.addr);
+        let contact = self.contacts.iter_mut().find(fits)?;
         contact.dialling = true;
         Some(contact.addr)
     }
@@ -55,6 +94,13 @@ impl Contacts {
     /// The dial failed, or the connection was lost at once.
     pub(super) fn failed(&mut self, now: Time, addr: SocketAddr) {
         self.ended(now, addr, true);
+    }
+
+    /// This node is whole, and the connection has ended.
+    pub(super) fn useless(&mut self, now: Time, addr: SocketAddr) {
+        if let Some(c) = self.contacts.iter_mut().find(|c| c.addr == addr) {
+            c.due = now + USELESS;
+        }
     }
 
     fn ended(&mut self, now: Time, addr: SocketAddr, failed: bool) {

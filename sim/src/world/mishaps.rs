@@ -174,6 +174,7 @@ impl World {
             control_port: CONTROL_PORT,
             peer_port: PEER_PORT,
             http_port: HTTP_PORT,
+            mesh_host: "labmesh.local".to_owned(),
             open_tracker: false,
             piece_buffer_bytes: self.scenario.lab.buffers.0,
             seed: self.rng.next_u64(),
