@@ -25,7 +25,7 @@ use crate::io::announcer::Trackers;
 use crate::io::buffers::{Buffer, Buffers};
 use crate::io::cache::Cache;
 use crate::io::control::{Control, ControlError};
-use crate::io::disk::Disk;
+use crate::io::disk::{self, Disk};
 use crate::io::heartbeat::{Heartbeat, HeartbeatError};
 use crate::io::identity::{Identity, MeshKey};
 use crate::io::interfaces::Place;
@@ -169,7 +169,13 @@ pub async fn run(
     let mut end_of_pages = end.clone();
     let page_mesh = web::Mesh { name: config.mesh.clone(), host: host.clone() };
     let pages = bind_pages(&config, &place, &handle, &page_mesh, async move { drop(end_of_pages.changed().await) })?;
-    let disk = Disk::start(config.cache.clone(), &config.libraries, buffers, events.clone())?;
+    let folders = disk::Folders {
+        cache: config.cache.clone(),
+        libraries: config.libraries.clone(),
+        torrents: config.torrents.clone(),
+        ownership: config.ownership,
+    };
+    let disk = Disk::start(folders, buffers, events.clone())?;
     // First the socket: a second node on it is refused before it has begun to hash.
     let listener = socket::Listener::bind(&config.socket)?;
     let cache = Cache::start(&config, &host, events.clone())?;

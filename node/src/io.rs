@@ -24,11 +24,12 @@ pub mod mdns;
 pub mod announcer;
 pub mod cache;
 pub mod http;
+pub mod ownership;
 pub mod socket;
 pub mod tracker;
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 use buffers::Buffer;
 use source::Source;

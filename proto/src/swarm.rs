@@ -556,7 +556,12 @@ impl Swarm {
         };
         let sender = match sender {
             Ok(sender) => sender,
-            Err(reason) => return self.ask_border(io::Output::Close { conn, reason }),
+            Err(reason) => {
+                if outgoing {
+                    self.contacts.useless(now, addr);
+                }
+                return self.ask_border(io::Output::Close { conn, reason });
+            }
         };
         let ours = self.handshake();
         self.ask_border(io::Output::Accept { conn, image: self.image, handshake: ours });
@@ -624,7 +629,6 @@ impl Swarm {
         let peer = self.peers.swap_remove(p);
         self.ledger.close(peer.sender);
         if peer.outgoing && self.complete_since.is_some() {
-            // It has what it wanted, or the same as we.
             self.contacts.useless(now, peer.addr);
         }
         if peer.has.is_full() {

@@ -16,14 +16,14 @@ const SIZE: u64 = 48 * MIB + 12_345;
 const LONG: Duration = Duration::from_secs(90);
 
 /// A client as a person would start it: a torrent, a folder, and whether the image is in it already.
-trait Client {
+pub(crate) trait Client {
     fn installed(&self) -> bool;
     fn start(&self, host: &Host, torrent: &Path, folder: &Path) -> Vec<Program>;
 }
 
-struct Aria2;
+pub(crate) struct Aria2;
 struct Transmission;
-struct Libtorrent;
+pub(crate) struct Libtorrent;
 struct Ctorrent;
 
 impl Client for Aria2 {
@@ -95,7 +95,7 @@ fn libtorrent_client() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("foreign/libtorrent_client")
 }
 
-fn installed(program: &str, arguments: &[&str]) -> bool {
+pub(crate) fn installed(program: &str, arguments: &[&str]) -> bool {
     let found = Command::new(program).args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).status();
     let found = found.is_ok_and(|status| status.success());
     if !found {
@@ -105,7 +105,7 @@ fn installed(program: &str, arguments: &[&str]) -> bool {
 }
 
 /// What it prints lies beside its folder, for whoever looks for a failure.
-fn spawn(mut command: Command, folder: &Path) -> Program {
+pub(crate) fn spawn(mut command: Command, folder: &Path) -> Program {
     let log = fs::File::create(folder.with_extension("log")).expect("the log can be written");
     let log_too = log.try_clone().expect("a handle can be copied");
     Program(command.stdin(Stdio::null()).stdout(log).stderr(log_too).spawn().expect("it is installed"))
@@ -170,7 +170,7 @@ fn fetches_from(client: &dyn Client) {
     assert!(same_bytes(&image, &node.file(IMAGE)));
 }
 
-fn mktorrent(image: &Path, torrent: &Path, tracker: &str, exponent: u32) {
+pub(crate) fn mktorrent(image: &Path, torrent: &Path, tracker: &str, exponent: u32) {
     let mut command = Command::new("mktorrent");
     command.args(["-l", &exponent.to_string(), "-a", tracker, "-o"]).arg(torrent).arg(image);
     let output = command.output().expect("mktorrent is installed");
@@ -178,7 +178,7 @@ fn mktorrent(image: &Path, torrent: &Path, tracker: &str, exponent: u32) {
 }
 
 /// The info hash as libtorrent reads it, which knows hybrids too.
-fn libtorrent_hash(torrent: &Path) -> String {
+pub(crate) fn libtorrent_hash(torrent: &Path) -> String {
     let output = Command::new(libtorrent_client()).arg(torrent).args(["-", "show"]).output().expect("it is installed");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).trim().to_owned()

@@ -16,5 +16,7 @@ mod foreign;
 mod lab_main;
 /// Leecher, peer, seeder and seed times, measured at the network interface.
 mod modes;
+/// A folder of images with torrents of other people's trackers, and what is done to it by hand.
+mod seeder;
 /// The shape of the source tree.
 mod tidy;

@@ -14,7 +14,7 @@ const COURTESY: Duration = Duration::from_secs(1);
 /// After a failure; doubles with each.
 const RETRY: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(30);
-/// A whole copy dials somebody again after this: most are whole themselves, and who is not can dial.
+/// A stranger with whom nothing was to be done is dialled again after this.
 const USELESS: Duration = Duration::from_secs(10 * 60);
 
 /// Who named an address.
@@ -96,9 +96,10 @@ impl Contacts {
         self.ended(now, addr, true);
     }
 
-    /// This node is whole, and the connection has ended.
+    /// A stranger with whom nothing is to be done now: it is this node itself, or connected already, or this node is
+    /// whole and it has what it wanted.
     pub(super) fn useless(&mut self, now: Time, addr: SocketAddr) {
-        if let Some(c) = self.contacts.iter_mut().find(|c| c.addr == addr) {
+        if let Some(c) = self.contacts.iter_mut().find(|c| c.addr == addr && c.source == Source::Stranger) {
             c.due = now + USELESS;
         }
     }
@@ -109,5 +110,53 @@ impl Contacts {
             c.failures = if failed { c.failures.saturating_add(1) } else { 0 };
             c.due = now + (RETRY * 2u32.saturating_pow(c.failures.min(10))).min(RETRY_MAX);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addr(n: u8) -> SocketAddr {
+        ([10, 0, 0, n], 6881).into()
+    }
+
+    /// Whom it would dial now, in order.
+    fn dialled(contacts: &mut Contacts, now: Time, wanted: impl Fn(Source) -> bool) -> Vec<SocketAddr> {
+        std::iter::from_fn(|| contacts.next(now, &wanted, |_| false)).collect()
+    }
+
+    #[test]
+    fn each_tracker_replaces_what_it_named_itself() {
+        let mut contacts = Contacts::default();
+        let now = Time(0);
+        contacts.replace(now, Source::Mesh, [(addr(1), false), (addr(2), false)].into_iter());
+        assert!(!contacts.has_strangers());
+        contacts.replace(now, Source::Stranger, [(addr(2), false), (addr(3), false), (addr(4), false)].into_iter());
+        assert!(contacts.has_strangers());
+        contacts.replace(now, Source::Stranger, [(addr(3), false)].into_iter());
+        let of_mesh = [addr(2), addr(1)];
+        assert_eq!(dialled(&mut contacts.clone(), now, |s| s == Source::Mesh), of_mesh, "2 was named by both");
+        contacts.replace(now, Source::Mesh, std::iter::empty());
+        assert_eq!(dialled(&mut contacts, now, |_| true), [addr(3)]);
+        contacts.clear();
+        assert!(!contacts.has_strangers());
+    }
+
+    #[test]
+    fn a_stranger_of_no_use_is_left_in_peace() {
+        let mut contacts = Contacts::default();
+        let now = Time(0);
+        contacts.replace(now, Source::Mesh, [(addr(1), false)].into_iter());
+        contacts.replace(now, Source::Stranger, [(addr(2), false)].into_iter());
+        assert_eq!(dialled(&mut contacts, now, |_| true), [addr(2), addr(1)]);
+        for n in [1, 2] {
+            contacts.reached(now, addr(n));
+            contacts.useless(now, addr(n));
+        }
+        assert_eq!(dialled(&mut contacts, now + RETRY, |_| true), [addr(1)]);
+        contacts.replace(now + RETRY, Source::Stranger, [(addr(2), false)].into_iter());
+        assert!(dialled(&mut contacts, now + RETRY, |_| true).is_empty(), "named again makes no difference");
+        assert_eq!(dialled(&mut contacts, now + USELESS, |_| true), [addr(2)]);
     }
 }

@@ -37,7 +37,8 @@ impl Host {
     fn with(cache: &std::path::Path, limits: Limits, buffers: Buffers) -> Self {
         let (listener, events) = Listener::new();
         let peers = Peers::bind(listener.runtime.handle(), LOCALHOST, limits, buffers.clone(), events.clone()).unwrap();
-        let disk = Disk::start(cache.to_owned(), &[], buffers.clone(), events).unwrap();
+        let folders = crate::io::disk::Folders { cache: cache.to_owned(), ..Default::default() };
+        let disk = Disk::start(folders, buffers.clone(), events).unwrap();
         Self { bench: Bench { disk, listener, buffers }, peers }
     }
 
