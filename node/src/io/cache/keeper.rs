@@ -383,7 +383,12 @@ impl Keeper {
         let waiting = std::mem::take(&mut known.waiting);
         let (path, stamp) = (known.found.path.clone(), known.found.stamp);
         self.index.put(&known.found, metainfo.info_hash(), torrent);
-        self.wanted.remove(name);
+        if self.wanted.remove(name).is_some() && tell {
+            // It was brought by hand while it was fetched: what had come takes space for nothing.
+            for suffix in [".part.journal", ".part"] {
+                let _ = std::fs::remove_file(path.with_file_name(format!("{}{suffix}", file_name(&path))));
+            }
+        }
         if !sidecars.has_sums(stamp) {
             self.unsummed.insert(name.to_owned());
         }
