@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use crate::foreign::{Aria2, Client, Libtorrent, installed, libtorrent_hash, mktorrent, spawn};
+use crate::clients::{Aria2, Client, Libtorrent, installed, spawn};
+use crate::foreign::{libtorrent_hash, mktorrent};
 use crate::harness::{
     HTTP_PORT, MIB, Node, Program, http_get, one_master, random_file, same_bytes, scratch, stays, wait_for,
 };
