@@ -30,7 +30,7 @@ impl Room {
         let dir = scratch();
         let image = dir.path().join(HOSTILE);
         random_file(&image, SIZE, 21);
-        let nodes = [0, 1].map(|n| Node::start(lab.host(n), dir.path(), &format!("pc{n}"), &["--site", "<b>lab"]));
+        let nodes = [0, 1].map(|n| Node::start(lab.host(n), dir.path(), &format!("pc{n}"), &["--site", "lab-1"]));
         one_master(&[&nodes[0], &nodes[1]], Duration::from_secs(15));
         nodes[0].add(&image);
         nodes[1].sees(HOSTILE, 1);
@@ -100,7 +100,7 @@ fn the_page_without_javascript_is_loaded_again_and_again() {
 fn prometheus_takes_our_numbers() {
     let dir = scratch();
     let node = Node::start(&crate::lab::Host::loopback(31), dir.path(), "numbers", &["--mesh", "numbers"]);
-    let image = dir.path().join("a \"b\" \\ é.img");
+    let image = dir.path().join("a \"b\" é.img");
     random_file(&image, MIB, 3);
     node.add(&image);
     let (code, text) = node.page("/metrics");
