@@ -341,7 +341,7 @@ impl Status {
             let weight = node.weight.to_string();
             nodes.row([&node.name, &node.role, &node.state, &node.doing(), &addr, &weight, site]);
         }
-        text.push_str(&nodes.fit(width, &[0, 3, 4]));
+        text.push_str(&nodes.fit(width, &[0, 3]));
         if let Some(more) = self.nodes.len().checked_sub(shown.len()).filter(|more| *more > 0) {
             text.push_str(&format!("and {more} more\n"));
         }
