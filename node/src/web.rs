@@ -1,6 +1,7 @@
 //! Every node's pages: who is here, what is offered, the tracker over HTTP, torrents, and numbers for programs.
 //!
-//! Rule: the web changes nothing. Every route answers `GET` and `HEAD` from a snapshot of the mind or by asking it,
+//! Rule: the web changes nothing, but for the names that people give to torrents of an open tracker ([`register`]). Every
+//! other route answers `GET` and `HEAD` from a snapshot of the mind or by asking it,
 //! and gives up after [`ANSWER_WITHIN`]; nothing here knows whether this node is the master. Torrents leave with their
 //! trackers rewritten to those of this moment.
 //!
@@ -14,28 +15,32 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{ConnectInfo, Path, RawQuery, State};
+use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use bytes::Bytes;
 use labmesh_proto::id::InfoHash;
 use labmesh_proto::io::{Command, Refusal, Reply};
 use labmesh_proto::node::{ImageStatus, Status};
-use labmesh_proto::wire::http_tracker::{self, Announce};
+use labmesh_proto::wire::http_tracker;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::driver::{Ended, Handle};
+use crate::io::tracker::Policy;
 use crate::metrics::{self, Counters};
 use crate::view;
 
 mod page;
+mod register;
 
 /// How long the mind may take: an announce at a follower goes to the master and back, a torrent comes from a holder,
 /// perhaps the third that is asked, and both outlast a change of master.
 const ANSWER_WITHIN: Duration = Duration::from_secs(8);
 /// What bttrack says when it has no such torrent.
 const NOT_HERE: &str = "your file may exist elsewhere in the universe\nbut alas, not here\n";
+/// What bttrack says when it is told to keep its torrents to itself.
+const NO_GET: &str = "get function is not available with this tracker.";
 /// What bttrack says before it says what was wrong.
 const GARBAGE: &str = "you sent me garbage - ";
 /// Pages come from here only, and load nothing but their style from here: a hostile name that got through as markup
@@ -61,6 +66,7 @@ pub struct Mesh {
 pub struct Site {
     handle: Handle,
     mesh: Mesh,
+    policy: Arc<Policy>,
     counters: Arc<Counters>,
     /// The latest page and what it shows: a hundred browsers cost one rendering.
     page: Mutex<Option<(Arc<Status>, Bytes)>>,
@@ -68,8 +74,8 @@ pub struct Site {
 
 impl Site {
     /// The pages of the node behind `handle`.
-    pub fn new(handle: Handle, mesh: Mesh, counters: Arc<Counters>) -> Self {
-        Self { handle, mesh, counters, page: Mutex::new(None) }
+    pub fn new(handle: Handle, mesh: Mesh, policy: Arc<Policy>, counters: Arc<Counters>) -> Self {
+        Self { handle, mesh, policy, counters, page: Mutex::new(None) }
     }
 
     async fn status(&self) -> Result<Arc<Status>, Unanswered> {
@@ -77,6 +83,9 @@ impl Site {
     }
 
     async fn torrent(&self, image: InfoHash, reached_at: ReachedAt) -> Result<Response, Unanswered> {
+        if !self.policy.allow_get {
+            return Ok((StatusCode::BAD_REQUEST, NO_GET).into_response());
+        }
         let (status, reply) = tokio::try_join!(self.status(), answer(self.handle.command(Command::Torrent(image))))?;
         let metainfo = match reply {
             Reply::Torrent(metainfo) => metainfo,
@@ -126,14 +135,19 @@ async fn answer<T>(question: impl Future<Output = Result<T, Ended>>) -> Result<T
 type Shared = State<Arc<Site>>;
 type Asker = axum::Extension<ReachedAt>;
 
-/// All routes. Requests carry [`ConnectInfo`] and [`ReachedAt`] as extensions.
+/// All routes. Requests carry [`axum::extract::ConnectInfo`] and [`ReachedAt`] as extensions.
 pub fn router(site: Arc<Site>) -> Router {
     Router::new()
         .route("/", get(index))
         .route("/index.html", get(index))
         .route("/style.css", get(style))
-        .route("/announce", get(announce))
+        .route("/announce", get(no_announce))
         .route("/scrape", get(scrape))
+        .route("/scrape.php", get(scrape))
+        .route("/tracker.php/scrape", get(scrape))
+        .route("/register", get(register::form).post(register::by_form))
+        .route("/api/register", post(register::by_json))
+        .route("/api/torrents", get(register::list))
         .route("/file", get(file))
         .route("/images", get(Redirect::permanent("/images/")))
         .route("/images/", get(images))
@@ -164,27 +178,23 @@ async fn style() -> impl IntoResponse {
     (headers, include_str!("web/style.css"))
 }
 
-async fn announce(State(site): Shared, ConnectInfo(source): ConnectInfo<SocketAddr>, query: RawQuery) -> Response {
-    site.counters.http_announces.add_one();
-    let answered = match Announce::parse(query.0.as_deref().unwrap_or_default(), source.ip().to_canonical()) {
-        Err(bad) => Err(format!("{GARBAGE}{bad}")),
-        Ok(announce) => match answer(site.handle.announce(announce.clone())).await {
-            Ok(Ok(announced)) => Ok(announced.encode(&announce)),
-            Ok(Err(reason)) => Err(reason.to_owned()),
-            Err(unanswered) => Err(unanswered.to_string()),
-        },
-    };
-    bencoded(answered.unwrap_or_else(|reason| {
-        site.counters.announce_failures.add_one();
-        http_tracker::encode_failure(&reason)
-    }))
+/// Announces are answered before they come here (`io::tracker`); this is something else, such as `HEAD` or a body.
+async fn no_announce() -> impl IntoResponse {
+    (StatusCode::BAD_REQUEST, "an announce is a GET without a body\n")
 }
 
 async fn scrape(State(site): Shared, query: RawQuery) -> Response {
     site.counters.http_scrapes.add_one();
+    let allowed = site.policy.scrape_allowed;
     let scraped = match http_tracker::parse_info_hashes(query.0.as_deref().unwrap_or_default()) {
         Err(bad) => Err(format!("{GARBAGE}{bad}")),
-        Ok(images) => answer(site.handle.scrape(images)).await.map_err(|e| e.to_string()),
+        Ok(images) => {
+            let refused = if images.is_empty() { allowed.full() } else { allowed.specific() };
+            if let Err(reason) = refused {
+                return (StatusCode::BAD_REQUEST, bencoded(http_tracker::encode_failure(reason))).into_response();
+            }
+            answer(site.handle.scrape(images)).await.map_err(|e| e.to_string())
+        }
     };
     bencoded(match scraped {
         Ok(scraped) => http_tracker::encode_scrape(&scraped),
@@ -195,6 +205,7 @@ async fn scrape(State(site): Shared, query: RawQuery) -> Response {
 async fn file(State(site): Shared, axum::Extension(reached_at): Asker, query: RawQuery) -> Response {
     let query = query.0.unwrap_or_default();
     match http_tracker::parse_info_hashes(&query).as_deref() {
+        _ if !site.policy.allow_get => (StatusCode::BAD_REQUEST, NO_GET).into_response(),
         Ok([image]) => site.torrent(*image, reached_at).await.into_response(),
         Ok(_) | Err(_) => {
             (StatusCode::BAD_REQUEST, "which? /file?info_hash= or /file?hash= and 40 hex digits\n").into_response()

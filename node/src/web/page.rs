@@ -29,6 +29,7 @@ pub(super) fn status(status: &Status, mesh: &str) -> String {
         open(out, "BitTorrent download info", Some(REFRESH_S))?;
         header(out, status, mesh)?;
         images(out, &status.images)?;
+        super::register::table(out, status)?;
         nodes(out, status)?;
         transfers(out, &status.transfers)?;
         footer(out)
@@ -298,7 +299,7 @@ fn torrent_link(image: &ImageStatus) -> String {
 
 /// Text from outside, which becomes nothing but text: escaped, without control characters, and kept from turning the
 /// writing direction of what follows.
-struct Text<'a>(&'a str);
+pub(super) struct Text<'a>(pub(super) &'a str);
 
 impl fmt::Display for Text<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -319,7 +320,7 @@ impl fmt::Display for Text<'_> {
 }
 
 /// Bytes, in the decimal units that disks and links are sold in.
-struct Size(u64);
+pub(super) struct Size(pub(super) u64);
 
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
