@@ -9,6 +9,7 @@
 //! slows the other side down instead of filling a queue.
 
 mod codec;
+mod greeters;
 mod join;
 mod tcp;
 
@@ -38,6 +39,7 @@ use libp2p::{PeerId, StreamProtocol, Swarm, Transport, noise, pnet, yamux};
 pub use self::join::{BadJoin, CONTROL_PORT, parse_join};
 
 use self::codec::Codec;
+use self::greeters::Greeters;
 use self::tcp::{Tcp, multiaddr, socket_addr};
 use super::identity::{self, Identity, MeshKey};
 
@@ -49,8 +51,10 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECTIONS_PER_NODE: u32 = 4;
 /// A master holds one connection per follower.
 const CONNECTIONS_MAX: u32 = NODES_MAX as u32;
-/// Handshakes under way, each way: a room that greets at once, and no flood.
-const PENDING_MAX: u32 = 256;
+/// Incoming connections whose handshake is under way: a room that greets at once. Beyond, the oldest makes room.
+const GREETERS_MAX: usize = 256;
+/// Dials under way: a master that looks for a whole room, and no flood.
+const DIALS_MAX: u32 = 256;
 /// Messages to one node that wait for their acknowledgement; more are dropped, since that node does not listen.
 const IN_FLIGHT_PER_NODE: usize = 48;
 /// Bytes that wait for an acknowledgement, of all nodes together. A new master's roster for a thousand nodes does not
@@ -462,13 +466,12 @@ fn transport(tcp: Tcp, identity: &Identity, mesh: &MeshKey) -> Result<Boxed<(Pee
     let mut yamux = yamux::Config::default();
     yamux.set_max_num_streams(STREAMS_MAX);
     let secure = keyed.upgrade(Version::V1Lazy).authenticate(noise).multiplex(yamux);
-    Ok(secure.timeout(CONNECT_TIMEOUT).boxed())
+    Ok(Greeters::new(secure.timeout(CONNECT_TIMEOUT).boxed(), GREETERS_MAX).boxed())
 }
 
 fn behaviour(identity: &Identity, topic: &IdentTopic, limit: usize) -> Result<Behaviour, AnyError> {
     let limits = ConnectionLimits::default()
-        .with_max_pending_incoming(Some(PENDING_MAX))
-        .with_max_pending_outgoing(Some(PENDING_MAX))
+        .with_max_pending_outgoing(Some(DIALS_MAX))
         .with_max_established_per_peer(Some(CONNECTIONS_PER_NODE))
         .with_max_established(Some(CONNECTIONS_MAX));
 
