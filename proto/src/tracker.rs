@@ -292,7 +292,8 @@ impl Tracker {
                 self.outputs.push_back(Output::ForeignAnnounced { to: from, id, answer });
             }
             Input::Probed { info_hash, addr, reachable } => self.probed(now, info_hash, addr, reachable),
-            Input::Register(name) => self.register(now, name),
+            Input::Register(name) if self.config.open => self.register(now, name),
+            Input::Register(_) => {}
             Input::Shutdown => self.save_at = self.save_at.map(|_| now),
             Input::Replica(replica) => self.take_over(now, replica),
             Input::BecameMaster => self.become_master(now),
@@ -429,10 +430,10 @@ impl Tracker {
     /// # Errors
     /// If the tracker is not open, or has no room.
     pub fn may_register(&self) -> Result<(), NotRegistered> {
-        match self.ledger.named().count() {
+        match self.ledger.is_full() {
             _ if !self.config.open => Err(NotRegistered::Closed),
-            n if n >= CATALOGUE_IMAGES_MAX / 2 => Err(NotRegistered::Full(n)),
-            _ => Ok(()),
+            Some(n) => Err(NotRegistered::Full(n)),
+            None => Ok(()),
         }
     }
 
@@ -642,7 +643,7 @@ impl Tracker {
     }
 
     fn register(&mut self, now: Time, name: RegisteredName) {
-        if self.may_register().is_ok() && self.ledger.register(name) == Some(true) {
+        if self.ledger.register(name) {
             self.save_soon(now);
             self.replicate_soon(now);
         }

@@ -65,7 +65,7 @@ fn main() -> anyhow::Result<()> {
         to: words.get(1).context("which tracker?")?.parse()?,
         peers: number("--peers", 5000)?,
         swarms: number("--swarms", 100)?,
-        open: number("--open", 200)?,
+        open: number("--open", 250)?,
         addresses: number("--addresses", 250)?,
         time: Duration::from_secs(number("--seconds", 5)? as u64),
         count: (count > 0).then_some(count),

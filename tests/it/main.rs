@@ -20,3 +20,5 @@ mod lab_main;
 mod modes;
 /// The shape of the source tree.
 mod tidy;
+/// The tracker of a node: what it remembers, whom it hands out, and what a crowd or a vandal can do to it.
+mod tracker;

@@ -225,8 +225,7 @@ fn the_address_is_what_the_connection_shows_except_among_nodes_of_one_machine() 
     let loopback = |n| IpAddr::V4(Ipv4Addr::new(127, 0, 0, n));
     let bound = Member { addr: Some(loopback(8)), ..member(8, "pc") };
     roster.handle_input(ms(20), Input::Up { node: id(8), addr: loopback(1) });
-    roster
-        .handle_input(ms(20), Input::Hello { from: id(8), member: bound, protocol: PROTOCOL_VERSION, beat: None });
+    roster.handle_input(ms(20), Input::Hello { from: id(8), member: bound, protocol: PROTOCOL_VERSION, beat: None });
     assert_eq!(roster.address(&id(8)), Some(loopback(8)));
 }
 

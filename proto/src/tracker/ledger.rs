@@ -10,9 +10,14 @@ use crate::config::CATALOGUE_IMAGES_MAX;
 use crate::id::InfoHash;
 use crate::wire::control::RegisteredName;
 
+/// Names; the other half of the entries is for the counters of images.
+const NAMES_MAX: usize = CATALOGUE_IMAGES_MAX / 2;
+
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     entries: BTreeMap<InfoHash, Entry>,
+    /// Entries with a name.
+    named: usize,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -61,13 +66,25 @@ impl Ledger {
         true
     }
 
-    /// A person gives it a name and a size; `None` if there is no room.
-    pub(super) fn register(&mut self, name: RegisteredName) -> Option<bool> {
-        let entry = self.entry(name.info_hash, Whose::Ours)?;
+    /// How many have a name, if there is no room for another.
+    pub(super) fn is_full(&self) -> Option<usize> {
+        (self.named >= NAMES_MAX).then_some(self.named)
+    }
+
+    /// A person gives it a name and a size; whether that is news, for which there was room.
+    pub(super) fn register(&mut self, name: RegisteredName) -> bool {
+        if self.is_full().is_some() && self.known(&name.info_hash).is_none() {
+            return false;
+        }
+        let Some(entry) = self.entry(name.info_hash, Whose::Ours) else { return false };
         let known = Some((name.name, name.size));
-        let news = entry.known != known;
+        if entry.known == known {
+            return false;
+        }
+        let first = entry.known.is_none();
         entry.known = known;
-        Some(news)
+        self.named += usize::from(first);
+        true
     }
 
     pub(super) fn counters(&self) -> impl Iterator<Item = (InfoHash, u64)> {

@@ -10,7 +10,7 @@
 //! Not here: what an announce is ([`super::head`], [`super::udp`]), limits for one address ([`super::limits`]).
 
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
@@ -90,6 +90,8 @@ pub(super) struct Desk {
     /// Rings of the timer so far.
     rings: u64,
     received: Vec<u8>,
+    /// The answer that is being made.
+    body: Vec<u8>,
     out: Vec<u8>,
 }
 
@@ -192,6 +194,7 @@ impl Desk {
             waiting: Waiting::default(),
             rings: 0,
             received: vec![0; HEAD_BYTES_MAX],
+            body: Vec::with_capacity(4096),
             out: Vec::with_capacity(4096),
         })
     }
@@ -519,7 +522,12 @@ impl Desk {
             Asker::Udp(asker) => self.datagrams.answer(asker, result),
             Asker::Http { number, serial, compact, no_peer_id, keep, old } => {
                 if self.client(number, serial).is_some() {
-                    write_answer(&mut self.out, result, (compact, no_peer_id), keep, old);
+                    self.body.clear();
+                    match result {
+                        Ok(announced) => announced.write(&mut self.body, compact, no_peer_id),
+                        Err(reason) => self.body.extend_from_slice(&http_tracker::encode_failure(reason)),
+                    }
+                    write_answer(&mut self.out, &self.body, keep, old);
                     self.send(number, keep);
                 }
             }
@@ -555,15 +563,7 @@ impl Desk {
 }
 
 /// The whole HTTP answer to one announce.
-fn write_answer(
-    out: &mut Vec<u8>,
-    result: Result<&Announced, &str>,
-    (compact, no_peer_id): (bool, bool),
-    keep: bool,
-    old: bool,
-) {
-    /// Digits for the length of the body, which is known last.
-    const DIGITS: usize = 6;
+fn write_answer(out: &mut Vec<u8>, body: &[u8], keep: bool, old: bool) {
     out.clear();
     out.extend_from_slice(if old { b"HTTP/1.0 200 OK\r\n" } else { b"HTTP/1.1 200 OK\r\n" });
     out.extend_from_slice(b"Content-Type: text/plain\r\nCache-Control: no-store\r\n");
@@ -572,19 +572,8 @@ fn write_answer(
         (true, true) => out.extend_from_slice(b"Connection: keep-alive\r\n"),
         (false, _) => out.extend_from_slice(b"Connection: close\r\n"),
     }
-    out.extend_from_slice(b"Content-Length: ");
-    let length_at = out.len();
-    out.extend_from_slice(b"000000\r\n\r\n");
-    let body_at = out.len();
-    match result {
-        Ok(announced) => announced.write(out, compact, no_peer_id),
-        Err(reason) => out.extend_from_slice(&http_tracker::encode_failure(reason)),
-    }
-    let mut length = out.len() - body_at;
-    for digit in out[length_at..length_at + DIGITS].iter_mut().rev() {
-        *digit = b'0' + (length % 10) as u8;
-        length /= 10;
-    }
+    write!(out, "Content-Length: {}\r\n\r\n", body.len()).expect("a vector takes every byte");
+    out.extend_from_slice(body);
 }
 
 impl Policy {
