@@ -66,15 +66,18 @@ const FREE_PORT_TRIES: usize = 16;
 #[error("the node has ended")]
 pub struct Ended;
 
+/// Announces of clients, under numbers of the asker's.
+pub type Announces = Vec<(RequestId, Announce)>;
+
 /// Questions to the driver, from sockets and pages.
 #[derive(Debug)]
 pub enum Question {
     /// See [`Handle::command`].
     Command(Command, oneshot::Sender<Reply>),
-    /// Announces of clients, under numbers of the asker's; each is answered through `answers`, perhaps later.
+    /// See [`Handle::announce`]; each is answered through `answers`, perhaps later.
     Announces {
         /// What was said.
-        batch: Vec<(RequestId, Announce)>,
+        batch: Announces,
         /// Where the answers go. One for the whole life of a node.
         answers: Arc<Answers>,
     },
@@ -136,14 +139,15 @@ impl Handle {
         self.events.subscribe()
     }
 
-    /// Asks without waiting for room in the line.
+    /// Has clients' announces answered, without waiting for room in the line. See [`Question::Announces`].
     ///
     /// # Errors
-    /// With the question if there is none now, without if the node has ended.
-    pub fn try_ask(&self, question: Question) -> Result<(), Option<Question>> {
-        self.questions.try_send(question).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(question) => Some(question),
-            mpsc::error::TrySendError::Closed(_) => None,
+    /// With the announces if there is no room now, or the node has ended.
+    pub fn announce(&self, batch: Announces, answers: &Arc<Answers>) -> Result<(), Announces> {
+        let question = Question::Announces { batch, answers: Arc::clone(answers) };
+        self.questions.try_send(question).map_err(|error| match error.into_inner() {
+            Question::Announces { batch, .. } => batch,
+            _ => Announces::new(),
         })
     }
 

@@ -98,11 +98,11 @@ fn source(address: usize) -> Ipv4Addr {
 struct Line {
     socket: Option<OwnedFd>,
     address: usize,
+    /// The port of its last connection.
+    port: u16,
     /// How often this line has asked: its next peer follows from it.
     turn: usize,
     asked: Instant,
-    /// Of an HTTP answer so far.
-    got: usize,
     /// BEP 15.
     connection: [u8; 8],
     transaction: u32,
@@ -129,9 +129,9 @@ impl Crowd {
         let line = |n: usize| Line {
             socket: None,
             address: n % load.addresses,
+            port: (10_000 + n / load.addresses * 1000) as u16,
             turn: n / load.addresses,
             asked: now,
-            got: 0,
             connection: [0; 8],
             transaction: 0,
         };
@@ -174,12 +174,19 @@ impl Crowd {
     fn ask(&mut self, n: usize) -> anyhow::Result<()> {
         let line = &mut self.lines[n];
         line.asked = Instant::now();
-        line.got = 0;
         if line.socket.is_none() {
             let kind = if self.load.kind == Kind::Udp { SocketType::DGRAM } else { SocketType::STREAM };
             let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
             let socket = rustix::net::socket_with(AddressFamily::INET, kind, flags, None)?;
-            bind(&socket, &SocketAddr::from((source(line.address), 0)))?;
+            // A port of our own choice spares the kernel the search for one.
+            loop {
+                line.port = if line.port >= 60_000 { 1024 } else { line.port + 1 };
+                match bind(&socket, &SocketAddr::from((source(line.address), line.port))) {
+                    Ok(()) => break,
+                    Err(Errno::ADDRINUSE) => {}
+                    Err(error) => bail!("cannot bind to {}: {error}", source(line.address)),
+                }
+            }
             match connect(&socket, &SocketAddr::V4(self.load.to)) {
                 Ok(()) | Err(Errno::INPROGRESS) => {}
                 Err(error) => bail!("cannot connect: {error}"),
@@ -248,17 +255,16 @@ impl Crowd {
         };
         match self.load.kind {
             Kind::Udp => self.datagram(n, &buffer[..got]),
-            Kind::Close if got == 0 && self.lines[n].got > 0 => {
-                self.lines[n].socket = None;
-                self.answered(n)
-            }
             Kind::Keep | Kind::Close if got == 0 => self.broken(n),
             kind => {
-                if self.lines[n].got == 0 && !is_announce_answer(&buffer[..got]) {
+                // An answer of a few hundred bytes comes in one piece; a cut one counts as bad.
+                if !is_announce_answer(&buffer[..got]) {
                     self.failures += 1;
                 }
-                self.lines[n].got += got;
-                if kind == Kind::Keep { self.answered(n) } else { Ok(()) }
+                if kind == Kind::Close {
+                    self.lines[n].socket = None;
+                }
+                self.answered(n)
             }
         }
     }
@@ -310,10 +316,15 @@ impl Crowd {
     }
 }
 
-/// The first packet of an HTTP answer that carries peers.
+/// A whole HTTP answer that carries peers.
 fn is_announce_answer(bytes: &[u8]) -> bool {
-    let has = |words: &[u8]| bytes.windows(words.len()).any(|w| w == words);
-    bytes.starts_with(b"HTTP/1.") && has(b" 200 ") && has(b"8:intervali") && !has(b"failure reason")
+    let Some(end) = bytes.windows(4).position(|w| w == b"\r\n\r\n") else { return false };
+    let (head, body) = (&bytes[..end], &bytes[end + 4..]);
+    let key = b"Content-Length: ";
+    let length = head.windows(key.len()).position(|w| w == key).map(|at| &head[at + key.len()..]);
+    let digits = length.unwrap_or_default().iter().take_while(|b| b.is_ascii_digit());
+    let length = digits.fold(0, |sum, digit| sum * 10 + usize::from(digit - b'0'));
+    head.starts_with(b"HTTP/1.") && head[8..].starts_with(b" 200") && body.len() == length && body.starts_with(b"d8:c")
 }
 
 fn request(load: &Load, peer: usize) -> Vec<u8> {

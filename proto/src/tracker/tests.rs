@@ -7,7 +7,10 @@ use proptest::prelude::*;
 
 use super::foreign::{pass_on, passed_back};
 use super::*;
-use crate::config::{ANNOUNCE_INTERVAL, BOOK_PEERS_MAX, BOOK_PEERS_PER_ADDRESS, Mode, WAKE_AGAIN};
+use crate::config::{
+    ANNOUNCE_EXPIRY, ANNOUNCE_INTERVAL, BOOK_PEERS_MAX, BOOK_PEERS_PER_ADDRESS, BOOK_REPLICA_CLIENTS,
+    BOOK_REPLICATE_EVERY, BOOK_SAVE_EVERY, Mode, WAKE_AGAIN,
+};
 use crate::id::PeerId;
 use crate::neighbours::{DEGREE_MAX, DEGREE_MIN};
 use crate::wire::control::{ForeignPeer, Message, Neighbour};
@@ -810,7 +813,7 @@ fn a_node_in_many_swarms_leaves_all_of_them() {
 
 fn saved(desk: &Desk) -> Vec<&BookReplica> {
     let saved = |output| match output {
-        &Output::Save(ref book) => Some(book),
+        Output::Save(book) => Some(book),
         _ => None,
     };
     desk.outputs.iter().filter_map(saved).collect()

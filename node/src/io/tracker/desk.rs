@@ -31,7 +31,7 @@ use super::head::{self, AnnounceHead, Head};
 use super::limits::{Rate, Seat, Seats};
 use super::pages::Visitor;
 use super::udp::{self, Datagrams};
-use crate::driver::{Handle, Question};
+use crate::driver::{Announces, Handle};
 use crate::metrics::Counters;
 
 /// Announces that are gathered before the mind is asked, and datagrams or connections that are taken in one turn: the
@@ -84,7 +84,7 @@ pub(super) struct Desk {
     /// Tells a connection from one that had its number before.
     next_serial: u32,
     /// For the mind, when it has taken the last.
-    batch: Vec<(RequestId, Announce)>,
+    batch: Announces,
     asked: bool,
     waiting: Waiting,
     /// Rings of the timer so far.
@@ -251,11 +251,10 @@ impl Desk {
             return;
         }
         let batch = std::mem::replace(&mut self.batch, Vec::with_capacity(BATCH_MAX));
-        match self.handle.try_ask(Question::Announces { batch, answers: self.answers.clone() }) {
+        match self.handle.announce(batch, &self.answers) {
             Ok(()) => self.asked = true,
             // The line is full: the next ring of the timer, or whatever comes first, tries again.
-            Err(Some(Question::Announces { batch, .. })) => self.batch = batch,
-            Err(_) => {}
+            Err(batch) => self.batch = batch,
         }
     }
 
