@@ -158,8 +158,8 @@ pub fn serve(
     let addr = http.local_addr()?;
     let counters = Arc::new(Counters::default());
     let policy = Arc::new(policy);
-    let site = Arc::new(Site::new(handle.clone(), mesh, policy.clone(), counters.clone()));
     let (stop, stopping) = watch::channel(false);
+    let site = Arc::new(Site::new(handle.clone(), mesh, policy.clone(), counters.clone(), stopping.clone()));
     let pages = Pages { router: web::router(site), counters: counters.clone(), stopping };
     let (hand_over, visitors) = mpsc::channel(limits::CONNECTIONS_MAX);
     let answers = Arc::new(Answers::new()?);

@@ -22,7 +22,8 @@ use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::page::{Size, Text};
+use super::page::{cell, number, thead};
+use super::text::{Size, Text};
 use super::{ReachedAt, Site, Unanswered, answer, json};
 use crate::io::tracker::Token;
 
@@ -130,36 +131,38 @@ impl<'a> Torrent<'a> {
     }
 }
 
-/// The table of the status page, if there is anything to show.
+/// The table below the images on the status page, if there is anything to show.
 pub(super) fn table(out: &mut String, status: &Status) -> fmt::Result {
+    const COLUMNS: [(&str, bool); 6] = [
+        ("info hash", false),
+        ("torrent name", false),
+        ("size", true),
+        ("complete", true),
+        ("downloading", true),
+        ("downloaded", true),
+    ];
     if status.torrents.is_empty() {
         return Ok(());
     }
-    out.write_str("<section>\n<h2>Other torrents</h2>\n<table>\n<thead><tr>")?;
-    for column in ["info hash", "torrent name"] {
-        write!(out, "<th scope=col>{column}</th>")?;
-    }
-    for column in ["size", "complete", "downloading", "downloaded"] {
-        write!(out, "<th scope=col class=num>{column}</th>")?;
-    }
-    out.write_str("</tr></thead>\n<tbody>\n")?;
+    out.write_str("<h3>Other torrents of this open tracker</h3>\n")?;
+    thead(out, "images", &COLUMNS)?;
+    out.write_str("<tbody>\n")?;
     for t in &status.torrents {
-        write!(out, "<tr><td data-label=\"info hash\"><code>{}</code></td>", t.info_hash)?;
+        out.write_str("<tr>")?;
+        cell(out, "info hash", format_args!("<code>{}</code>", t.info_hash))?;
         match &t.known {
             Some((name, size)) => {
-                write!(out, "<td data-label=\"torrent name\"><bdi>{}</bdi></td>", Text(name))?;
-                write!(out, "<td data-label=size class=num>{}</td>", Size(*size))?;
+                write!(out, "<td class=\"t name\" data-label=\"torrent name\">{}</td>", Text(name))?;
+                number(out, "size", Size(*size))?;
             }
-            None => out.write_str("<td data-label=\"torrent name\"></td><td data-label=size></td>")?,
+            None => out.write_str("<td></td><td></td>")?,
         }
-        for (label, number) in
-            [("complete", t.complete.into()), ("downloading", t.downloading.into()), ("downloaded", t.downloaded)]
-        {
-            write!(out, "<td data-label={label} class=num>{number}</td>")?;
-        }
+        number(out, "complete", t.complete)?;
+        number(out, "downloading", t.downloading)?;
+        number(out, "downloaded", t.downloaded)?;
         out.write_str("</tr>\n")?;
     }
-    out.write_str("</tbody>\n</table>\n<p><a href=\"/register\">name a torrent</a></p>\n</section>\n")
+    out.write_str("</tbody>\n</table></div>\n<p><a href=\"/register\">Name a torrent</a></p>\n")
 }
 
 async fn register(site: &Site, asker: &Asker, headers: &HeaderMap, asked: &Registration) -> Result<(), Refused> {
