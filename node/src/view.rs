@@ -75,6 +75,8 @@ impl From<&Refusal> for Failure {
             Refusal::OtherContent { .. }
             | Refusal::NoTorrent(_)
             | Refusal::TooMany(_)
+            | Refusal::ClosedTracker
+            | Refusal::TooManyNames(_)
             | Refusal::NeverMaster
             | Refusal::NotMaster => Exit::Failed,
         };
@@ -600,6 +602,7 @@ mod tests {
             transfers: vec![],
         };
         node::Status {
+            torrents: Vec::new(),
             id: NodeId([1; 32]),
             name: "pc07".into(),
             role: Role::Follower,

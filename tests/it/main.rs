@@ -26,3 +26,5 @@ mod page;
 mod tidy;
 /// `.torrent` files made, shown, checked and mended.
 mod torrents;
+/// The tracker of a node: what it remembers, whom it hands out, and what a crowd or a vandal can do to it.
+mod tracker;
