@@ -5,7 +5,7 @@
 use crate::id::{Geometry, PieceIndex};
 
 /// Which pieces of one image somebody has.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Bitfield {
     bytes: Vec<u8>,
     pieces: u32,
@@ -13,7 +13,7 @@ pub struct Bitfield {
 }
 
 /// Why bytes are not a bitfield of the image (BEP 3: wrong length or spare bits set, drop the connection).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum BadBitfield {
     /// The wrong number of bytes.
     #[error("a bitfield of {got} bytes for an image that needs {expected}")]

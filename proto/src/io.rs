@@ -30,7 +30,7 @@ use crate::wire::metainfo::Metainfo;
 use crate::wire::peer;
 
 /// Everything that can happen to a node.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Input {
     // ---- discovery
     /// mDNS or a `--join` address names a node; `node` is unknown for a bare address.
@@ -226,7 +226,7 @@ pub enum Input {
 }
 
 /// What a person asks of a running node.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Command {
     /// Fetch an image.
     Get {
@@ -274,7 +274,7 @@ pub enum Command {
 }
 
 /// What a command led to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Reply {
     /// Under way; watch the transfer of this info hash.
     Started(InfoHash),
@@ -289,7 +289,7 @@ pub enum Reply {
 }
 
 /// Why a command cannot be done, in words for the person.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Refusal {
     /// Nobody offers it.
     #[error("no such image: {0} (try: labmesh ls)")]
@@ -330,7 +330,7 @@ pub enum Refusal {
 }
 
 /// Everything a node can ask for.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Output {
     // ---- discovery
     /// Browse for other nodes, or stop.
@@ -524,7 +524,7 @@ pub enum Output {
 }
 
 /// What a person may want to know.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
     /// This node is master now.
     BecameMaster {
