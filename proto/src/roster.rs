@@ -7,7 +7,7 @@
 //!
 //! Not here: who is master ([`crate::election`]), whom to be connected to ([`crate::discovery`]).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -285,11 +285,6 @@ impl Roster {
     /// What a member is called here: unique, `pc07-2` for a second `pc07`.
     pub fn name(&self, node: &NodeId) -> Option<&str> {
         self.table.name(node)
-    }
-
-    /// Whose peer port that is.
-    pub fn node_at(&self, addr: IpAddr, peer_port: u16) -> Option<NodeId> {
-        self.table.at(addr, peer_port)
     }
 
     /// Where a node is: by its connection, else by the roster.
@@ -605,25 +600,33 @@ impl Roster {
         }
         *ask_at = if *wanted > delta.to { now + ASK_EVERY } else { Time::NEVER };
         self.version = delta.to;
-        let before: BTreeMap<NodeId, bool> = self.entries().map(|entry| (entry.member.id, entry.live)).collect();
         let keyed = self.keyed;
         let rows = delta.changed.into_iter().map(|entry| {
             let member = Member { weight: entry.member.weight.trusted(keyed), ..entry.member };
             Row { entry: RosterEntry { member, live: entry.live }, heard: now, counted: false, version: 0 }
         });
         if delta.from == 0 {
+            let before: BTreeSet<NodeId> = self.live().collect();
             self.table.replace(rows.take(NODES_MAX));
+            self.keep_oneself(now);
+            let after: BTreeSet<NodeId> = self.live().collect();
+            self.outputs.extend(after.difference(&before).map(|id| Output::MemberUp(*id)));
+            let away = before.difference(&after).filter(|id| self.table.get(id).is_some());
+            self.outputs.extend(away.map(|id| Output::MemberDown(*id)));
         } else {
             for row in rows {
-                self.table.put(row);
+                let (id, live) = (row.entry.member.id, row.entry.live);
+                let was_live = self.table.get(&id).is_some_and(|old| old.entry.live);
+                if self.table.put(row) && live != was_live {
+                    self.outputs.push_back(if live { Output::MemberUp(id) } else { Output::MemberDown(id) });
+                }
             }
             for node in &delta.gone {
                 self.table.remove(node);
             }
+            self.keep_oneself(now);
         }
-        self.keep_oneself(now);
         self.know_the_master(from);
-        self.tell_changes(&before);
         if delta.succession != self.succession {
             self.succession = delta.succession;
             self.outputs.push_back(Output::Succession(self.succession.clone()));
@@ -650,15 +653,8 @@ impl Roster {
         }
     }
 
-    fn tell_changes(&mut self, before: &BTreeMap<NodeId, bool>) {
-        for row in self.table.rows() {
-            let id = row.entry.member.id;
-            match (before.get(&id).copied().unwrap_or(false), row.entry.live) {
-                (false, true) => self.outputs.push_back(Output::MemberUp(id)),
-                (true, false) => self.outputs.push_back(Output::MemberDown(id)),
-                _ => {}
-            }
-        }
+    fn live(&self) -> impl Iterator<Item = NodeId> {
+        self.entries().filter(|entry| entry.live).map(|entry| entry.member.id)
     }
 
     fn send(&mut self, to: NodeId, message: Message) {
@@ -754,7 +750,7 @@ mod tests {
         follower.handle_input(ms(120), Input::Delta { from: id(1), delta: more });
         assert!(follower.entries().eq(leader.entries()));
         assert_eq!((follower.version(), follower.succession()), (leader.version(), leader.succession()));
-        assert_eq!(follower.node_at(address(3), 6881), Some(id(3)));
+        assert_eq!(follower.address(&id(3)), Some(address(3)));
     }
 
     #[test]

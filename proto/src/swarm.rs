@@ -54,6 +54,7 @@ const STARVING_EVERY: Duration = Duration::from_secs(2);
 const WAITING_AFTER: Duration = Duration::from_secs(1);
 /// Dials that one look begins: a storm of connections helps nobody.
 const CONTACTS_DIALLED_AT_ONCE: usize = 8;
+const NOBODY: u32 = u32::MAX;
 
 /// What happens to one swarm.
 #[derive(Clone, Debug, PartialEq)]
@@ -176,6 +177,10 @@ pub struct Swarm {
     pieces: Pieces,
     picker: Picker,
     peers: Vec<Peer>,
+    /// Index into `peers` by connection, or `NOBODY`.
+    by_conn: Vec<u32>,
+    /// Peers that we are interested in and that serve us, once counted.
+    serving: Option<u64>,
     ledger: Ledger,
     contacts: Contacts,
     upload: Upload,
@@ -223,6 +228,8 @@ impl Swarm {
             picker: Picker::new(geometry, &none, &mut rng),
             pieces: Pieces::new(geometry, none),
             peers: Vec::new(),
+            by_conn: Vec::new(),
+            serving: None,
             ledger: Ledger::default(),
             contacts: Contacts::default(),
             upload: Upload::default(),
@@ -542,8 +549,10 @@ impl Swarm {
         };
         let ours = self.handshake();
         self.ask_border(io::Output::Accept { conn, image: self.image, handshake: ours });
+        let p = self.peers.len();
         self.peers.push(Peer::new(now, conn, addr, handshake, outgoing, self.geometry.pieces(), sender));
-        self.introduce(self.peers.len() - 1);
+        self.index(conn, p as u32);
+        self.introduce(p);
         if self.review_at == Time::NEVER {
             self.review_at = now + REVIEW;
         }
@@ -604,6 +613,11 @@ impl Swarm {
         self.unask_all(p);
         self.stop_serving(p);
         let peer = self.peers.swap_remove(p);
+        self.index(peer.conn, NOBODY);
+        if let Some(moved) = self.peers.get(p) {
+            self.index(moved.conn, p as u32);
+        }
+        self.serving = None;
         self.ledger.close(peer.sender);
         if peer.has.is_full() {
             self.picker.seed(false);
@@ -611,7 +625,7 @@ impl Swarm {
             peer.has.iter(self.geometry).for_each(|piece| self.picker.less(piece));
         }
         self.fill_all(now);
-        self.serve(now);
+        self.fill_slots(now);
     }
 
     /// Lets a peer act, and closes its connection if it misbehaved.
@@ -648,6 +662,7 @@ impl Swarm {
             }
             Message::Choke => {
                 self.peers[p].peer_choking = true;
+                self.serving = None;
                 self.peers[p].suggested.clear();
                 // BEP 6: a fast peer refuses each request by name; another just forgets them.
                 if !self.peers[p].fast {
@@ -657,18 +672,19 @@ impl Swarm {
             }
             Message::Unchoke => {
                 self.peers[p].peer_choking = false;
+                self.serving = None;
                 self.fill(now, p);
             }
             Message::Interested => {
                 self.peers[p].peer_interested = true;
-                self.serve(now);
+                self.fill_slots(now);
             }
             Message::NotInterested => {
                 self.peers[p].peer_interested = false;
                 if !self.peers[p].am_choking {
                     self.choke(p);
                 }
-                self.serve(now);
+                self.fill_slots(now);
             }
             Message::Request(range) => self.requested(now, p, range)?,
             Message::Cancel(range) => self.cancelled(p, range),
@@ -733,6 +749,7 @@ impl Swarm {
         let interested = self.peers[p].useful > 0 && matches!(self.life, Life::Fetching { .. });
         if interested != self.peers[p].am_interested {
             self.peers[p].am_interested = interested;
+            self.serving = None;
             self.tell(p, if interested { Message::Interested } else { Message::NotInterested });
         }
     }
@@ -740,7 +757,15 @@ impl Swarm {
     // ---- helpers of all parts
 
     fn peer_of(&self, conn: ConnId) -> Option<usize> {
-        self.peers.iter().position(|p| p.conn == conn)
+        self.by_conn.get(conn.0 as usize).filter(|p| **p != NOBODY).map(|p| *p as usize)
+    }
+
+    fn index(&mut self, conn: ConnId, p: u32) {
+        let slot = conn.0 as usize;
+        if slot >= self.by_conn.len() {
+            self.by_conn.resize(slot + 1, NOBODY);
+        }
+        self.by_conn[slot] = p;
     }
 
     fn tell(&mut self, p: usize, message: Message) {
@@ -838,7 +863,7 @@ impl Swarm {
             Life::Idle => TransferState::Idle,
             Life::Seeding { .. } => TransferState::Seeding,
             Life::Fetching { .. } => {
-                let stuck = self.unavailable() > 0 && now.since(self.progress_at) > WAITING_AFTER;
+                let stuck = now.since(self.progress_at) > WAITING_AFTER && self.unavailable() > 0;
                 if stuck { TransferState::Waiting } else { TransferState::Fetching }
             }
         }

@@ -6,7 +6,7 @@
 //! Not here: what bandwidth is ([`crate::network`]), what a partition does to TCP ([`crate::control`]), what must not
 //! happen ([`crate::check`]). `docs/SIMULATION.md` says what this world does not show.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -125,6 +125,8 @@ pub struct World {
     scenario: Scenario,
     images: Vec<Arc<Metainfo>>,
     machines: Vec<Machine>,
+    /// Which machine has that id; only looked up.
+    by_id: HashMap<NodeId, usize>,
     network: Network,
     trunk: Option<Trunk>,
     control: Control,
@@ -180,6 +182,7 @@ impl World {
             rng: ChaCha8Rng::seed_from_u64(seed),
             images: (0..images).map(|number| metainfo(number, lab.image.0)).collect(),
             machines: Vec::new(),
+            by_id: HashMap::new(),
             network: Network::new(lab.latency.0, lab.window.0),
             trunk: lab.uplink.map(|rate| Trunk::new(rate.0)),
             control: Control::default(),
@@ -233,6 +236,7 @@ impl World {
         machine.ahead = Duration::from_secs(below(&mut self.rng, CLOCKS_APART));
         // A late machine asks as soon as it is up.
         let asks_at = if start.is_zero() { machine.starts_at.max(Time(0) + lab.get_at.0) } else { machine.starts_at };
+        self.by_id.insert(id, index);
         self.checker.add(id);
         self.trace.add(id);
         self.queue.push(machine.starts_at, Event::Fault(Fault::Start(index)));
@@ -340,7 +344,7 @@ impl World {
     }
 
     fn by_id(&self, id: NodeId) -> Option<usize> {
-        self.machines.iter().position(|m| m.id == id)
+        self.by_id.get(&id).copied()
     }
 
     // ---- a machine and its node
