@@ -43,7 +43,8 @@ struct Image {
     geometry: Geometry,
     mode: Mode,
     verified: Option<Bitfield>,
-    stored: BTreeSet<(PieceIndex, u32)>,
+    /// Where the blocks of a piece in memory begin.
+    stored: BTreeMap<PieceIndex, Vec<u32>>,
     stored_bytes: Vec<u32>,
     /// Pieces of which a block was asked or stored, until they are verified or discarded: memory is kept for them.
     flying: BTreeSet<PieceIndex>,
@@ -295,9 +296,11 @@ impl Seen {
             return Err(format!("keeps {block:?}, which is not being delivered"));
         }
         let image = self.open(image)?;
-        if !image.stored.insert((block.piece, block.offset)) {
+        let stored = image.stored.entry(block.piece).or_default();
+        if stored.contains(&block.offset) {
             return Err(format!("counts {block:?} twice"));
         }
+        stored.push(block.offset);
         image.stored_bytes[block.piece.index()] += block.len;
         Ok(())
     }
@@ -306,7 +309,7 @@ impl Seen {
 impl Image {
     fn new(hash: InfoHash, geometry: Geometry, mode: Mode) -> Self {
         let stored_bytes = vec![0; geometry.pieces() as usize];
-        let (stored, flying) = (BTreeSet::new(), BTreeSet::new());
+        let (stored, flying) = (BTreeMap::new(), BTreeSet::new());
         Self { hash, geometry, mode, verified: None, stored, stored_bytes, flying, flying_bytes: 0 }
     }
 
@@ -329,7 +332,7 @@ impl Image {
 
     fn discard(&mut self, piece: PieceIndex) {
         self.stored_bytes[piece.index()] = 0;
-        self.stored.retain(|(p, _)| *p != piece);
+        self.stored.remove(&piece);
     }
 
     fn vouches(&self, piece: PieceIndex, verb: &str) -> Result<(), String> {
