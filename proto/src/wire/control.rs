@@ -199,8 +199,22 @@ pub struct CatalogueDelta {
     pub to: u64,
     /// Images that are new or changed.
     pub changed: Vec<ImageRecord>,
+    /// Images that only have more copies.
+    pub copied: Vec<Copied>,
     /// Images that nobody offers any more.
     pub gone: Vec<InfoHash>,
+}
+
+/// An image that has more copies than before, and is what it was otherwise. A room of a thousand completes its copies
+/// within a second: everybody is told of each once, and not of all again with each.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Copied {
+    /// Which image.
+    pub info_hash: InfoHash,
+    /// Who has a whole copy too.
+    pub holders: Vec<NodeId>,
+    /// How often a copy was completed since the image appeared.
+    pub downloaded: u64,
 }
 
 /// A node's announce to the tracker, by control message.
