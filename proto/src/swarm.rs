@@ -741,7 +741,10 @@ impl Swarm {
             return self.close(now, p, CloseReason::NothingToDo);
         }
         self.review_interest(p);
-        self.fill(now, p);
+        // Who has enough to send is asked again when a block comes.
+        if self.peers[p].hungry {
+            self.fill(now, p);
+        }
     }
 
     /// Keeps `interested` true.

@@ -76,9 +76,10 @@ impl Room {
             if receives != sends {
                 transfers.extend(lacks(receives, sends).map(|block| (receives, sends, block)));
                 // Once nothing more comes in or goes out, both ways between the twins are free.
-                let comes_in = self.roles(round, partner).1.is_some_and(|block| {
-                    self.members(vertex).iter().all(|m| !self.has[*m].contains(&block))
-                });
+                let comes_in = self
+                    .roles(round, partner)
+                    .1
+                    .is_some_and(|block| self.members(vertex).iter().all(|m| !self.has[*m].contains(&block)));
                 if out.is_none() && !comes_in {
                     transfers.extend(lacks(sends, receives).map(|block| (sends, receives, block)));
                 }

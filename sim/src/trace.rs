@@ -93,7 +93,13 @@ pub struct Trace {
 impl Trace {
     /// Nothing has happened.
     pub fn new() -> Self {
-        Self { hash: Digest(0xcbf2_9ce4_8422_2325), ids: BTreeMap::new(), begun: Vec::new(), show: None, recorder: None }
+        Self {
+            hash: Digest(0xcbf2_9ce4_8422_2325),
+            ids: BTreeMap::new(),
+            begun: Vec::new(),
+            show: None,
+            recorder: None,
+        }
     }
 
     /// One machine more.

@@ -30,6 +30,7 @@ impl Swarm {
         if !matches!(self.life, Life::Fetching { .. }) {
             return;
         }
+        self.peers[p].hungry = true;
         let peer = &self.peers[p];
         if peer.peer_choking || !peer.am_interested {
             return;
@@ -37,12 +38,13 @@ impl Swarm {
         let sources = self.count_serving();
         let together = self.down.per_second(now);
         while self.peers[p].room(now, sources, together) > 0 {
-            let Some(block) = self.next_block(p) else { break };
+            let Some(block) = self.next_block(p) else { return };
             let peer = &mut self.peers[p];
             peer.ask(now, block);
             let range = Range { piece: block.piece.get(), offset: block.offset, len: block.len };
             self.tell(p, Message::Request(range));
         }
+        self.peers[p].hungry = false;
     }
 
     fn count_serving(&mut self) -> u64 {

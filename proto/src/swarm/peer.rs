@@ -72,6 +72,8 @@ pub(super) struct Peer {
     pub(super) late: usize,
     /// Blocks that came unasked and were not late.
     pub(super) unrequested: usize,
+    /// It had room for requests when nothing was left to ask: what it gets now is asked at once.
+    pub(super) hungry: bool,
     /// The piece whose blocks it is asked for.
     pub(super) current: Option<PieceIndex>,
     /// Pieces that it would like to send (BEP 6), at most [`SUGGESTIONS_MAX`]; forgotten when it chokes.
@@ -130,6 +132,7 @@ impl Peer {
             asked_bytes: 0,
             late: 0,
             unrequested: 0,
+            hungry: true,
             current: None,
             suggested: VecDeque::new(),
             promised: Vec::new(),

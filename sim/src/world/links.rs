@@ -283,6 +283,9 @@ impl World {
             self.frozen.insert((from.conn, from.side));
             return Ok(());
         }
+        if item.bytes() == 0 && self.network.is_idle(to) {
+            return self.deliver(to, item);
+        }
         self.network.arrive(self.now, from, item, &mut self.steps);
         self.deliver_messages(to)
     }
