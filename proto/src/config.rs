@@ -176,6 +176,9 @@ pub struct Config {
     pub open_tracker: bool,
     /// Bytes of pieces in flight that the driver has buffers for.
     pub piece_buffer_bytes: u64,
+    /// The longest block that it asks of our own nodes and serves: [`LARGE_BLOCK_BYTES`]; only the simulator has rooms
+    /// with longer ones.
+    pub block_bytes: u32,
     /// The bytes this node draws its chances from.
     pub seed: u64,
 }

@@ -418,12 +418,14 @@ pub enum Output {
         /// What.
         message: peer::Message,
     },
-    /// Tell every connection of the image that we have this piece.
+    /// Tell these connections of the image that we have this piece; whom it is no news to need not know.
     Have {
         /// The image.
         image: ImageIndex,
         /// The piece.
         piece: PieceIndex,
+        /// Whom to tell.
+        to: Vec<ConnId>,
     },
     /// Send a block from the file, then say [`Input::Sent`].
     SendBlock {

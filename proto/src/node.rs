@@ -293,6 +293,7 @@ impl Node {
             stopped,
             master: self.is_ruling(),
             buffer_bytes: self.config.piece_buffer_bytes,
+            block_bytes: self.config.block_bytes,
             seed: self.rng.next_u64(),
         };
         self.swarms[image] = Some(Swarm::new(now, start));

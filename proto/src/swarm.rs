@@ -12,7 +12,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 use crate::bitfield::Bitfield;
-use crate::config::{ANNOUNCE_INTERVAL, LARGE_BLOCK_BYTES, Mode, PEERS_PER_IMAGE_MAX, REQUESTS_PER_PEER_MAX, SeedTime};
+use crate::config::{ANNOUNCE_INTERVAL, Mode, PEERS_PER_IMAGE_MAX, REQUESTS_PER_PEER_MAX, SeedTime};
 use crate::error::{CloseReason, DiskError, PeerMisbehaved};
 use crate::id::{Block, ConnId, Geometry, ImageIndex, InfoHash, PeerId, PieceIndex, Time};
 use crate::io;
@@ -147,6 +147,8 @@ pub struct Start {
     pub master: bool,
     /// See [`Input::BufferBytes`].
     pub buffer_bytes: u64,
+    /// The longest block that it asks for and serves.
+    pub block_bytes: u32,
     /// The bytes it draws its chances from.
     pub seed: u64,
 }
@@ -185,6 +187,7 @@ pub struct Swarm {
     contacts: Contacts,
     upload: Upload,
     buffer_bytes: u64,
+    block_bytes: u32,
     end_game: bool,
 
     others_complete: u32,
@@ -234,6 +237,7 @@ impl Swarm {
             contacts: Contacts::default(),
             upload: Upload::default(),
             buffer_bytes: start.buffer_bytes,
+            block_bytes: start.block_bytes,
             end_game: false,
             others_complete: 0,
             others_missing: 0,
@@ -417,6 +421,10 @@ impl Swarm {
         // Backwards, since closing one moves the last into its place.
         for p in (0..self.peers.len()).rev() {
             self.review_interest(p);
+            if self.peers[p].is_ours() && self.peers[p].fast {
+                // Not every piece was told to everybody.
+                self.tell(p, Message::HaveAll);
+            }
             if self.peers[p].has.is_full() {
                 self.close(now, p, CloseReason::NothingToDo);
             }
@@ -578,7 +586,7 @@ impl Swarm {
                 client: Some(concat!("labmesh ", env!("CARGO_PKG_VERSION")).to_owned()),
                 reqq: Some(REQUESTS_PER_PEER_MAX as u32),
                 port: Some(self.peer_port),
-                block: Some(LARGE_BLOCK_BYTES),
+                block: Some(self.block_bytes),
                 seeder: self.mode == Mode::Seeder && !self.pieces.here().is_full(),
                 upload_only: self.pieces.here().is_full(),
             };
@@ -648,7 +656,7 @@ impl Swarm {
         }
         match message {
             Message::KeepAlive | Message::Port(_) | Message::Unknown(_) | Message::AllowedFast(_) => {}
-            Message::Extended(extended) => self.peers[p].extend(&extended),
+            Message::Extended(extended) => self.peers[p].extend(&extended, self.block_bytes),
             Message::Bitfield(bytes) => {
                 let has = Bitfield::from_bytes(&bytes, self.geometry.pieces())?;
                 self.learn(now, p, has);

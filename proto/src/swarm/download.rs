@@ -300,7 +300,11 @@ impl Swarm {
                 self.review_interest(p);
             }
         }
-        self.ask_border(io::Output::Have { image: self.image, piece });
+        // Half of all these messages would tell one of two neighbours what it had first. Whole copies steer by them,
+        // and foreign clients may count on them.
+        let told = self.peers.iter().filter(|p| !p.has.has(piece) || p.has.is_full() || !p.is_ours());
+        let to = told.map(|p| p.conn).collect();
+        self.ask_border(io::Output::Have { image: self.image, piece, to });
     }
 
     fn bad_piece(&mut self, now: Time, piece: PieceIndex) {

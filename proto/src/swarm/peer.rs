@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::bitfield::Bitfield;
-use crate::config::{BLOCK_BYTES, LARGE_BLOCK_BYTES, REQUESTS_PER_PEER_MAX, SUGGESTIONS_MAX};
+use crate::config::{BLOCK_BYTES, REQUESTS_PER_PEER_MAX, SUGGESTIONS_MAX};
 use crate::id::{Block, ConnId, PeerId, PieceIndex, Time};
 use crate::swarm::pieces::Sender;
 use crate::swarm::rate::Rate;
@@ -156,9 +156,9 @@ impl Peer {
     }
 
     /// Takes what the extension handshake offers (BEP 10).
-    pub(super) fn extend(&mut self, extended: &Extended) {
+    pub(super) fn extend(&mut self, extended: &Extended, block_bytes: u32) {
         if let Some(block) = extended.block {
-            let whole_cells = block.min(LARGE_BLOCK_BYTES) / BLOCK_BYTES * BLOCK_BYTES;
+            let whole_cells = block.min(block_bytes) / BLOCK_BYTES * BLOCK_BYTES;
             self.block_len = whole_cells.max(BLOCK_BYTES);
         }
         if let Some(port) = extended.port

@@ -14,7 +14,7 @@ use std::time::Duration;
 use rand_chacha::rand_core::Rng;
 
 use super::Swarm;
-use crate::config::{REQUEST_BYTES_MAX, REQUESTS_PER_PEER_MAX, SUGGESTIONS_MAX};
+use crate::config::{BLOCK_BYTES, REQUESTS_PER_PEER_MAX, SUGGESTIONS_MAX};
 use crate::error::PeerMisbehaved;
 use crate::id::{Block, ConnId, PieceIndex, Time};
 use crate::io;
@@ -62,7 +62,7 @@ impl Swarm {
     /// A request of a peer.
     pub(super) fn requested(&mut self, now: Time, p: usize, range: Range) -> Result<(), PeerMisbehaved> {
         let Range { piece, offset, len } = range;
-        if len > REQUEST_BYTES_MAX {
+        if len > self.block_bytes.max(BLOCK_BYTES) {
             return Err(PeerMisbehaved::RequestTooLong(len));
         }
         let block =

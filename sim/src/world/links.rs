@@ -6,7 +6,7 @@ use std::time::Duration;
 use labmesh_proto::id::{Block, ConnId, ImageIndex, NodeId};
 use labmesh_proto::io::Input;
 use labmesh_proto::wire::control::Message;
-use labmesh_proto::wire::peer::{self, Handshake, Range};
+use labmesh_proto::wire::peer::{Handshake, Range};
 
 use super::machine::Power;
 use super::{CONTROL_PORT, Event, PEER_PORT, World};
@@ -206,17 +206,6 @@ impl World {
             && self.network.half(end).slot.is_some()
         {
             self.network.send(self.now, end, item, &mut self.steps);
-        }
-    }
-
-    /// One `Have` output stands for every connection of the image.
-    pub(super) fn have(&mut self, me: usize, image: ImageIndex, piece: u32) {
-        for conn in 0..self.machines[me].slots.len() {
-            if let Some(end) = self.machines[me].slots[conn]
-                && self.network.half(end).image == Some(image)
-            {
-                self.send_item(me, ConnId(conn as u32), Item::Message(peer::Message::Have(piece)));
-            }
         }
     }
 
