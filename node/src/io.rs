@@ -26,7 +26,7 @@ pub mod socket;
 pub mod tracker;
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 use buffers::Buffer;
 use source::Source;

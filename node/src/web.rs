@@ -2,10 +2,11 @@
 //!
 //! Rule: the web changes nothing. Every route answers `GET` and `HEAD` from a snapshot of the mind or by asking it,
 //! and gives up after [`ANSWER_WITHIN`]; nothing here knows whether this node is the master. Torrents leave with their
-//! trackers rewritten to those of this moment.
+//! trackers rewritten to those of this moment. Pages are made of what lies in this program and load nothing else.
 //!
-//! Not here: sockets, limits of connections and headers (`io::tracker`), how the pages look (`page`), the text of
-//! queries and answers (`labmesh_proto::wire::http_tracker`).
+//! Not here: sockets, limits of connections and headers (`io::tracker`), how the pages look (`page`, `room`, `text`)
+//! and what they count (`overview`), how a page is followed as it changes (`live`), the text of queries and answers
+//! (`labmesh_proto::wire::http_tracker`).
 
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
@@ -24,12 +25,20 @@ use labmesh_proto::io::{Command, Refusal, Reply};
 use labmesh_proto::node::{ImageStatus, Status};
 use labmesh_proto::wire::http_tracker::{self, Announce};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
 
 use crate::driver::{Ended, Handle};
 use crate::metrics::{self, Counters};
 use crate::view;
 
+mod live;
+mod overview;
 mod page;
+mod room;
+mod text;
+
+use page::Page;
 
 /// How long the mind may take: an announce at a follower goes to the master and back, a torrent comes from a holder,
 /// perhaps the third that is asked, and both outlast a change of master.
@@ -38,10 +47,16 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(8);
 const NOT_HERE: &str = "your file may exist elsewhere in the universe\nbut alas, not here\n";
 /// What bttrack says before it says what was wrong.
 const GARBAGE: &str = "you sent me garbage - ";
-/// Pages come from here only, and load nothing but their style from here: a hostile name that got through as markup
-/// would still do nothing.
-const PAGE_POLICY: HeaderValue =
-    HeaderValue::from_static("default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'");
+/// Pages come from here only, load nothing but their style, icon and script from here, and run nothing that stands in
+/// them: a hostile name that got through as markup would still do nothing.
+const PAGE_POLICY: HeaderValue = HeaderValue::from_static(
+    "default-src 'none'; style-src 'self'; img-src 'self'; script-src 'self'; connect-src 'self'; base-uri 'none'; \
+     form-action 'none'",
+);
+/// Browsers that follow the page at once: one in every corner of a lab, and not a tenth of the connections.
+pub(crate) const LISTENERS_MAX: usize = 64;
+/// How long a browser may keep style, script and icon: a new version of this program should not be seen in old clothes.
+const KEPT: HeaderValue = HeaderValue::from_static("max-age=60");
 
 /// The address on which a client reached this node, for the trackers of the torrents it is handed.
 #[derive(Clone, Copy, Debug)]
@@ -62,14 +77,43 @@ pub struct Site {
     handle: Handle,
     mesh: Mesh,
     counters: Arc<Counters>,
-    /// The latest page and what it shows: a hundred browsers cost one rendering.
-    page: Mutex<Option<(Arc<Status>, Bytes)>>,
+    /// True when the node ends: nobody is told any more.
+    stopping: watch::Receiver<bool>,
+    listeners: Arc<Semaphore>,
+    /// The latest page: a hundred browsers cost one rendering.
+    latest: Mutex<Option<Latest>>,
+}
+
+/// A page, and what it shows.
+#[derive(Debug)]
+struct Latest {
+    made: Instant,
+    status: Arc<Status>,
+    page: Arc<Page>,
 }
 
 impl Site {
-    /// The pages of the node behind `handle`.
-    pub fn new(handle: Handle, mesh: Mesh, counters: Arc<Counters>) -> Self {
-        Self { handle, mesh, counters, page: Mutex::new(None) }
+    /// The pages of the node behind `handle`; whoever follows one lets go when `stopping` is true.
+    pub fn new(handle: Handle, mesh: Mesh, counters: Arc<Counters>, stopping: watch::Receiver<bool>) -> Self {
+        let listeners = Arc::new(Semaphore::new(LISTENERS_MAX));
+        Self { handle, mesh, counters, stopping, listeners, latest: Mutex::new(None) }
+    }
+
+    /// The status page, at most `age` older than the status it could show.
+    async fn page(&self, age: Duration) -> Result<Arc<Page>, Unanswered> {
+        let latest = || self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(latest) = latest().as_ref().filter(|latest| latest.made.elapsed() < age) {
+            return Ok(Arc::clone(&latest.page));
+        }
+        let status = self.status().await?;
+        let mut latest = latest();
+        let made = Instant::now();
+        let page = match &*latest {
+            Some(latest) if Arc::ptr_eq(&latest.status, &status) => Arc::clone(&latest.page),
+            _ => Arc::new(Page::new(&status, &self.mesh.name)),
+        };
+        *latest = Some(Latest { made, status, page: Arc::clone(&page) });
+        Ok(page)
     }
 
     async fn status(&self) -> Result<Arc<Status>, Unanswered> {
@@ -131,7 +175,10 @@ pub fn router(site: Arc<Site>) -> Router {
     Router::new()
         .route("/", get(index))
         .route("/index.html", get(index))
-        .route("/style.css", get(style))
+        .route("/events", get(events))
+        .route("/style.css", get(asset("text/css; charset=utf-8", include_str!("web/style.css"))))
+        .route("/live.js", get(asset("text/javascript; charset=utf-8", include_str!("web/live.js"))))
+        .route("/icon.svg", get(asset("image/svg+xml", include_str!("web/icon.svg"))))
         .route("/announce", get(announce))
         .route("/scrape", get(scrape))
         .route("/file", get(file))
@@ -146,22 +193,18 @@ pub fn router(site: Arc<Site>) -> Router {
 }
 
 async fn index(State(site): Shared) -> Result<Response, Unanswered> {
-    let status = site.status().await?;
-    let mut latest = site.page.lock().unwrap_or_else(PoisonError::into_inner);
-    let html = match &*latest {
-        Some((shown, html)) if Arc::ptr_eq(shown, &status) => html.clone(),
-        _ => {
-            let html = Bytes::from(page::status(&status, &site.mesh.name));
-            *latest = Some((status, html.clone()));
-            html
-        }
-    };
-    Ok(html_page(html))
+    Ok(html_page(site.page(Duration::ZERO).await?.html.clone()))
 }
 
-async fn style() -> impl IntoResponse {
-    let headers = [(header::CONTENT_TYPE, "text/css; charset=utf-8"), (header::CACHE_CONTROL, "max-age=3600")];
-    (headers, include_str!("web/style.css"))
+async fn events(State(site): Shared) -> Response {
+    live::follow(site)
+}
+
+/// A file that is part of this program.
+fn asset(kind: &'static str, text: &'static str) -> impl IntoResponse + Clone {
+    let kind = HeaderValue::from_static(kind);
+    let nosniff = HeaderValue::from_static("nosniff");
+    ([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, KEPT), (header::X_CONTENT_TYPE_OPTIONS, nosniff)], text)
 }
 
 async fn announce(State(site): Shared, ConnectInfo(source): ConnectInfo<SocketAddr>, query: RawQuery) -> Response {
@@ -290,6 +333,7 @@ fn html_page(html: Bytes) -> Response {
         (header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8")),
         (header::CONTENT_SECURITY_POLICY, PAGE_POLICY),
         (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+        (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
     ];
     (headers, Body::from(html)).into_response()

@@ -30,6 +30,8 @@ pub use self::status::{ImageStatus, NodeStatus, Role, Status, TransferStatus};
 mod commands;
 mod mesh;
 mod status;
+#[cfg(test)]
+mod tests;
 
 /// Why a torrent is wanted.
 #[derive(Debug)]

@@ -1,115 +1,22 @@
-//! aria2, Transmission, libtorrent and ctorrent in our swarm, and we in theirs; our info hashes beside those of other
-//! makers.
+//! aria2, Transmission, libtorrent, ctorrent and rTorrent in our swarm, and we in theirs; our info hashes beside those of
+//! other makers.
 //!
 //! A client that is not installed skips its test and says so; `tests/run` installs them all.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
-use crate::harness::{HTTP_PORT, MIB, Node, Program, one_master, random_file, same_bytes, scratch, wait_for};
+use rustix::process::Signal;
+
+use crate::clients::{Aria2, Client, Ctorrent, Libtorrent, Rtorrent, Transmission, installed, libtorrent_client};
+use crate::harness::{HTTP_PORT, MIB, Node, one_master, random_file, same_bytes, scratch, wait_for};
 use crate::lab::{Host, Lab, Link};
 
-const IMAGE: &str = "foreign.img";
+pub(crate) const IMAGE: &str = "foreign.img";
 const SIZE: u64 = 48 * MIB + 12_345;
 const LONG: Duration = Duration::from_secs(90);
-
-/// A client as a person would start it: a torrent, a folder, and whether the image is in it already.
-trait Client {
-    fn installed(&self) -> bool;
-    fn start(&self, host: &Host, torrent: &Path, folder: &Path) -> Vec<Program>;
-}
-
-struct Aria2;
-struct Transmission;
-struct Libtorrent;
-struct Ctorrent;
-
-impl Client for Aria2 {
-    fn installed(&self) -> bool {
-        installed("aria2c", &["--version"])
-    }
-
-    fn start(&self, host: &Host, torrent: &Path, folder: &Path) -> Vec<Program> {
-        let mut aria2 = host.command("aria2c");
-        aria2.args(["--enable-dht=false", "--enable-dht6=false", "--bt-enable-lpd=false", "--seed-ratio=0.0"]);
-        aria2.args(["--enable-peer-exchange=false", "--listen-port=6881", "--check-integrity=true", "--no-conf=true"]);
-        aria2.arg("--file-allocation=none").arg("--dir").arg(folder).arg(torrent);
-        vec![spawn(aria2, folder)]
-    }
-}
-
-/// Version 3.00 takes its time, whoever the other side is (seen with `tcpdump` and its debug log): it says whom it is
-/// interested in and whom it unchokes every ten seconds, the first time ten after its start; it tries encryption
-/// first and waits half a second after our refusal; it looks at requests of others twice a second, and makes its own
-/// once a second, at most 512 of 16 KiB. No setting changes that, so these two tests take 15 to 25 s.
-impl Client for Transmission {
-    fn installed(&self) -> bool {
-        installed("transmission-daemon", &["--version"]) && installed("transmission-remote", &["--version"])
-    }
-
-    fn start(&self, host: &Host, torrent: &Path, folder: &Path) -> Vec<Program> {
-        let state = folder.with_extension("state");
-        fs::create_dir_all(&state).expect("a folder can be made");
-        let mut daemon = host.command("transmission-daemon");
-        daemon.args(["-f", "--no-dht", "--no-lpd", "--no-utp", "--no-portmap", "--no-auth", "-P", "6881"]);
-        daemon.arg("-g").arg(&state).arg("-w").arg(folder);
-        let daemon = spawn(daemon, folder);
-        let add = || {
-            let output = host.command("transmission-remote").arg("127.0.0.1:9091").arg("-a").arg(torrent).output();
-            output.is_ok_and(|o| o.status.success() && String::from_utf8_lossy(&o.stdout).contains("success"))
-        };
-        wait_for(Duration::from_secs(15), "transmission to take the torrent", || add().then_some(()));
-        vec![daemon]
-    }
-}
-
-impl Client for Libtorrent {
-    fn installed(&self) -> bool {
-        installed("/usr/bin/python3", &["-c", "import libtorrent"])
-    }
-
-    fn start(&self, host: &Host, torrent: &Path, folder: &Path) -> Vec<Program> {
-        let mut client = host.command(libtorrent_client());
-        client.arg(torrent).arg(folder).arg("seed").arg(host.addr().to_string());
-        vec![spawn(client, folder)]
-    }
-}
-
-impl Client for Ctorrent {
-    fn installed(&self) -> bool {
-        Path::new("/usr/bin/ctorrent").exists() || installed("ctorrent", &["-h"])
-    }
-
-    fn start(&self, host: &Host, torrent: &Path, folder: &Path) -> Vec<Program> {
-        let mut ctorrent = host.command("ctorrent");
-        // Seeds for an hour; the file's name is said, or it would be made in the folder that this test runs in.
-        ctorrent.args(["-e", "1", "-p", "6881", "-s"]).arg(folder.join(IMAGE)).arg(torrent);
-        ctorrent.current_dir(folder.parent().expect("the test's own folder"));
-        vec![spawn(ctorrent, folder)]
-    }
-}
-
-fn libtorrent_client() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("foreign/libtorrent_client")
-}
-
-fn installed(program: &str, arguments: &[&str]) -> bool {
-    let found = Command::new(program).args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).status();
-    let found = found.is_ok_and(|status| status.success());
-    if !found {
-        eprintln!("SKIPPED: {program} {arguments:?} does not run here; tests/run installs it");
-    }
-    found
-}
-
-/// What it prints lies beside its folder, for whoever looks for a failure.
-fn spawn(mut command: Command, folder: &Path) -> Program {
-    let log = fs::File::create(folder.with_extension("log")).expect("the log can be written");
-    let log_too = log.try_clone().expect("a handle can be copied");
-    Program(command.stdin(Stdio::null()).stdout(log).stderr(log_too).spawn().expect("it is installed"))
-}
 
 /// Waits until the folder holds the image, byte for byte: clients reserve the whole file before they fill it.
 #[track_caller]
@@ -138,10 +45,10 @@ fn downloads_from_us(client: &dyn Client) {
     fs::write(&path, torrent).expect("the torrent can be written");
     let folder = dir.path().join("stranger");
     fs::create_dir(&folder).expect("a folder can be made");
-    let _programs = client.start(lab.host(2), &path, &folder);
+    let _program = client.start(lab.host(2), &path, &folder);
     arrives(&folder, &image);
 
-    // And the stranger, whole, gives: our second node gets the image with the first one gone.
+    // Our tracker counts it in.
     let (code, scraped) = nodes[1].page(&format!("/scrape?info_hash={escaped}"));
     assert!(code == 200 && String::from_utf8_lossy(&scraped).contains("8:completei"), "{scraped:?}");
 }
@@ -165,9 +72,91 @@ fn fetches_from(client: &dyn Client) {
     wait_for(Duration::from_secs(5), "the node to serve", || (node.role()? == "solo").then_some(()));
     let mut getting = node.get(&torrent.to_string_lossy(), &[]);
     wait_for(Duration::from_secs(5), "the transfer to begin", || node.transfer(IMAGE));
-    let _programs = client.start(lab.host(1), &torrent, &folder);
+    let _program = client.start(lab.host(1), &torrent, &folder);
     getting.completes(LONG);
     assert!(same_bytes(&image, &node.file(IMAGE)));
+}
+
+/// A stranger is ended half way and started again: it goes on with what it had. Those that can find us by the UDP
+/// tracker only.
+fn goes_on_half_way(client: &dyn Client) {
+    let Some(lab) = Lab::open(2, Link::Mbit(100)).filter(|_| client.installed()) else { return };
+    if !installed("mktorrent", &["-h"]) {
+        return;
+    }
+    let dir = scratch();
+    let image = dir.path().join(IMAGE);
+    random_file(&image, SIZE, 7);
+    let node = Node::start(lab.host(0), dir.path(), "pc01", &[]);
+    let hash = node.add(&image);
+    let torrent = dir.path().join("fetched.torrent");
+    let scheme = if client.knows_udp_trackers() { "udp" } else { "http" };
+    mktorrent(&image, &torrent, &format!("{scheme}://{}:{HTTP_PORT}/announce", lab.host(0).addr()), 18);
+    assert_eq!(shown_hash(&torrent), hash, "the same bytes are the same swarm");
+
+    let folder = dir.path().join("stranger");
+    fs::create_dir(&folder).expect("a folder can be made");
+    let received = || lab.host(1).bytes().rx as f64 / SIZE as f64;
+    let first = client.start(lab.host(1), &torrent, &folder);
+    wait_for(LONG, "half of the image to pass the cable", || (received() > 0.5).then_some(()));
+    first.ends_after(Signal::INT, Duration::from_secs(30));
+    let had = received();
+    assert!(had < 0.95 && !same_bytes(&image, &folder.join(IMAGE)), "it was ended too late, after {had:.2} copies");
+
+    let _second = client.start(lab.host(1), &torrent, &folder);
+    arrives(&folder, &image);
+    // Blocks of pieces that were not whole are fetched again, and some clients ask twice in their end game.
+    let copies = received();
+    println!("ended after {had:.2} copies, whole after {copies:.2}");
+    assert!(copies < 1.3, "{copies:.2} copies in all, of which {had:.2} before it was ended");
+}
+
+/// Everybody's client and ours in one swarm. Half way the master is killed; a second whole copy is there.
+#[test]
+fn all_clients_share_one_swarm_and_outlive_the_master() {
+    let clients: [(&str, &dyn Client); 5] = [
+        ("aria2", &Aria2),
+        ("transmission", &Transmission),
+        ("libtorrent", &Libtorrent),
+        ("ctorrent", &Ctorrent),
+        ("rtorrent", &Rtorrent),
+    ];
+    let Some(lab) = Lab::open(3 + clients.len(), Link::Mbit(50)) else { return };
+    let dir = scratch();
+    let image = dir.path().join(IMAGE);
+    random_file(&image, SIZE, 8);
+    let mut nodes: Vec<Node> =
+        (0..3).map(|n| Node::start(lab.host(n), dir.path(), &format!("pc{n}"), &["--seed-time", "forever"])).collect();
+    let master = one_master(&nodes.iter().collect::<Vec<_>>(), Duration::from_secs(15));
+    let (holder, taker) = ((master + 1) % 3, (master + 2) % 3);
+    let hash = nodes[master].add(&image);
+    nodes[holder].add(&image);
+    nodes[taker].sees(IMAGE, 2);
+
+    let (code, torrent) = nodes[taker].page(&format!("/file?hash={hash}"));
+    assert_eq!(code, 200);
+    let path = dir.path().join("fetched.torrent");
+    fs::write(&path, torrent).expect("the torrent can be written");
+    let mut programs = Vec::new();
+    let mut folders = Vec::new();
+    for (n, (name, client)) in clients.iter().enumerate().filter(|(_, (_, client))| client.installed()) {
+        let folder = dir.path().join(name);
+        fs::create_dir(&folder).expect("a folder can be made");
+        programs.push(client.start(lab.host(3 + n), &path, &folder));
+        folders.push(folder);
+    }
+    let mut getting = nodes[taker].get(&hash, &[]);
+    wait_for(LONG, "half of the image to be here", || (nodes[taker].percent(IMAGE) >= 50.0).then_some(()));
+    nodes[master].kill_9();
+    let whole = folders.iter().filter(|folder| same_bytes(&image, &folder.join(IMAGE))).count();
+    assert!(whole < folders.len(), "everybody was done before the master died");
+    println!("{whole} of {} foreign clients were done when the master died", folders.len());
+
+    getting.completes(LONG);
+    assert!(same_bytes(&image, &nodes[taker].file(IMAGE)));
+    for folder in &folders {
+        arrives(folder, &image);
+    }
 }
 
 fn mktorrent(image: &Path, torrent: &Path, tracker: &str, exponent: u32) {
@@ -230,6 +219,41 @@ fn we_fetch_what_transmission_seeds() {
 #[test]
 fn we_fetch_what_libtorrent_seeds() {
     fetches_from(&Libtorrent);
+}
+
+#[test]
+fn rtorrent_downloads_from_us() {
+    downloads_from_us(&Rtorrent);
+}
+
+#[test]
+fn we_fetch_what_rtorrent_seeds() {
+    fetches_from(&Rtorrent);
+}
+
+#[test]
+fn aria2_goes_on_half_way() {
+    goes_on_half_way(&Aria2);
+}
+
+#[test]
+fn transmission_goes_on_half_way() {
+    goes_on_half_way(&Transmission);
+}
+
+#[test]
+fn libtorrent_goes_on_half_way() {
+    goes_on_half_way(&Libtorrent);
+}
+
+#[test]
+fn ctorrent_goes_on_half_way() {
+    goes_on_half_way(&Ctorrent);
+}
+
+#[test]
+fn rtorrent_goes_on_half_way() {
+    goes_on_half_way(&Rtorrent);
 }
 
 #[test]

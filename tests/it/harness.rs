@@ -466,6 +466,15 @@ impl Drop for Getting {
 #[derive(Debug)]
 pub(crate) struct Program(pub(crate) Child);
 
+impl Program {
+    /// Asks it to end with a signal, as a person would, and waits until it has.
+    #[track_caller]
+    pub(crate) fn ends_after(mut self, number: Signal, limit: Duration) {
+        signal(&self.0, number);
+        wait_for(limit, "a program to end", || self.0.try_wait().expect("our child"));
+    }
+}
+
 impl Drop for Program {
     fn drop(&mut self) {
         let _ = self.0.kill();

@@ -9,6 +9,7 @@
 //! slows the other side down instead of filling a queue.
 
 mod codec;
+mod greeters;
 mod join;
 mod tcp;
 
@@ -38,6 +39,7 @@ use libp2p::{PeerId, StreamProtocol, Swarm, Transport, noise, pnet, yamux};
 pub use self::join::{BadJoin, CONTROL_PORT, parse_join};
 
 use self::codec::Codec;
+use self::greeters::Greeters;
 use self::tcp::{Tcp, multiaddr, socket_addr};
 use super::identity::{self, Identity, MeshKey};
 
@@ -49,8 +51,10 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECTIONS_PER_NODE: u32 = 4;
 /// A master holds one connection per follower.
 const CONNECTIONS_MAX: u32 = NODES_MAX as u32;
-/// Handshakes under way, each way: a room that greets at once, and no flood.
-const PENDING_MAX: u32 = 256;
+/// Incoming connections whose handshake is under way: a room that greets at once. Beyond, the oldest makes room.
+const GREETERS_MAX: usize = 256;
+/// Dials under way: a master that looks for a whole room, and no flood.
+const DIALS_MAX: u32 = 256;
 /// Messages to one node that wait for their acknowledgement; more are dropped, since that node does not listen.
 const IN_FLIGHT_PER_NODE: usize = 48;
 /// Bytes that wait for an acknowledgement, of all nodes together. A new master's roster for a thousand nodes does not
@@ -62,8 +66,10 @@ const STREAMS_PER_CONNECTION: usize = 2 * IN_FLIGHT_PER_NODE + 32;
 const STREAMS_MAX: usize = 2 * STREAMS_PER_CONNECTION + 8;
 /// A gossip message with gossipsub's envelope: author, key, signature, topic.
 const GOSSIP_PACKET_BYTES: usize = GOSSIP_BYTES_MAX + 4096;
-/// How often gossip repairs its links; a lost link costs at most this.
-const GOSSIP_HEARTBEAT: Duration = Duration::from_millis(500);
+/// How often gossip repairs its links. Whoever speaks says it to all its connections anyway, and others pass it on.
+const GOSSIP_HEARTBEAT: Duration = Duration::from_secs(1);
+/// Neighbours to whom a node passes gossip on: at least, usually, at most. Each is another copy to unpack and verify.
+const GOSSIP_MESH: [usize; 3] = [3, 4, 6];
 /// Gossip that waits for one connection longer than this is old news.
 const GOSSIP_QUEUE_TIME: Duration = Duration::from_secs(1);
 /// Gossip that waits for one connection: a few seconds of the busiest mesh.
@@ -462,13 +468,12 @@ fn transport(tcp: Tcp, identity: &Identity, mesh: &MeshKey) -> Result<Boxed<(Pee
     let mut yamux = yamux::Config::default();
     yamux.set_max_num_streams(STREAMS_MAX);
     let secure = keyed.upgrade(Version::V1Lazy).authenticate(noise).multiplex(yamux);
-    Ok(secure.timeout(CONNECT_TIMEOUT).boxed())
+    Ok(Greeters::new(secure.timeout(CONNECT_TIMEOUT).boxed(), GREETERS_MAX).boxed())
 }
 
 fn behaviour(identity: &Identity, topic: &IdentTopic, limit: usize) -> Result<Behaviour, AnyError> {
     let limits = ConnectionLimits::default()
-        .with_max_pending_incoming(Some(PENDING_MAX))
-        .with_max_pending_outgoing(Some(PENDING_MAX))
+        .with_max_pending_outgoing(Some(DIALS_MAX))
         .with_max_established_per_peer(Some(CONNECTIONS_PER_NODE))
         .with_max_established(Some(CONNECTIONS_MAX));
 
@@ -476,8 +481,14 @@ fn behaviour(identity: &Identity, topic: &IdentTopic, limit: usize) -> Result<Be
         .protocol_id("/labmesh/gossip", gossipsub::Version::V1_1)
         .validation_mode(gossipsub::ValidationMode::Strict)
         .validate_messages()
-        .heartbeat_initial_delay(GOSSIP_HEARTBEAT / 5)
+        .heartbeat_initial_delay(GOSSIP_HEARTBEAT / 10)
         .heartbeat_interval(GOSSIP_HEARTBEAT)
+        .mesh_n_low(GOSSIP_MESH[0])
+        .mesh_n(GOSSIP_MESH[1])
+        .mesh_n_high(GOSSIP_MESH[2])
+        // No lists of what was said, for others to ask for: the next heartbeat is sooner and newer.
+        .gossip_lazy(0)
+        .gossip_factor(0.0)
         .max_transmit_size(GOSSIP_PACKET_BYTES)
         .flood_publish(true)
         .connection_handler_queue_len(GOSSIP_QUEUE)

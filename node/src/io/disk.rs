@@ -26,11 +26,13 @@ use super::source::Source;
 mod clerk;
 mod journal;
 mod place;
+mod repair;
 mod worker;
 
 use clerk::{Clerk, Job, Open};
 pub use journal::{BadJournal, Journal, parse_journal, read_journal};
 use place::Place;
+pub use repair::make_partial;
 use worker::{Queue, Task};
 
 /// The driver's side. One method per `Output` that concerns a file; none of them waits.

@@ -95,8 +95,8 @@ pub fn serve(
     let (http, udp) = sockets(bind, port)?;
     let addr = http.local_addr()?;
     let counters = Arc::new(Counters::default());
-    let site = Arc::new(Site::new(handle.clone(), mesh, counters.clone()));
     let (stop, stopping) = watch::channel(false);
+    let site = Arc::new(Site::new(handle.clone(), mesh, counters.clone(), stopping.clone()));
     let pages = Pages { router: web::router(site), counters: counters.clone(), stopping: stopping.clone() };
     let datagrams = udp::Server::new(udp, handle, counters.clone());
     info!(%addr, "tracker and pages answer");

@@ -1,11 +1,12 @@
 //! As master: heartbeats, other masters, the goodbye.
 //!
 //! Rule: of two masters that meet the one with more live members stays, then the higher epoch; it takes a term above
-//! both, the other says goodbye to its followers, hands over and follows. A solo loses to every master.
+//! both, the other says goodbye to its followers, hands over and follows. A solo loses to every master. Nobody yields to
+//! one word of hearsay: a connection that a cut has silenced delivers, seconds later, what a master said that is dead.
 
 use std::time::Duration;
 
-use super::{Election, Output, State};
+use super::{BACKLOG, Election, Output, State};
 use crate::config::{BEACON_EVERY, BEAT_EVERY, LEASE};
 use crate::id::{Epoch, NodeId, Time};
 use crate::wire::control::{Beat, Message};
@@ -14,6 +15,8 @@ use crate::wire::control::{Beat, Message};
 const BEATS_PER_BEACON: u64 = (BEACON_EVERY.as_millis() / BEAT_EVERY.as_millis()) as u64;
 /// Heartbeats between two that also go by gossip as a second path.
 const BEATS_PER_GOSSIP: u64 = 10;
+/// Hearsay of a rival is confirmed by newer hearsay within this: two heartbeats of its gossip.
+const CONFIRMED_WITHIN: Duration = Duration::from_millis(2 * BEATS_PER_GOSSIP * BEAT_EVERY.as_millis() as u64);
 /// A master that nobody has greeted for so long is solo: longer than followers take for a greeting, and a new one.
 const ALONE: Duration = Duration::from_secs(2);
 
@@ -29,6 +32,21 @@ pub(super) struct Master {
     pub(super) alone_since: Option<Time>,
     /// The term that is on its way to the disk, to replace the present one.
     pub(super) raising: Option<u64>,
+    /// The newest hearsay of a rival that this master would yield to, and when it came.
+    hearsay: Option<(Beat, Time)>,
+}
+
+impl Master {
+    /// Whether a rival's heartbeat shows that it lives: it came first-hand, or it is newer than one that came before.
+    /// What a connection has kept comes in one burst, which counts as one.
+    fn is_confirmed(&mut self, now: Time, rival: &Beat, direct: bool) -> bool {
+        let before = self.hearsay.filter(|(beat, _)| beat.epoch == rival.epoch);
+        if before.is_some_and(|(beat, _)| beat.seq >= rival.seq) {
+            return direct;
+        }
+        self.hearsay = Some((*rival, now));
+        direct || before.is_some_and(|(_, at)| (BACKLOG..=CONFIRMED_WITHIN).contains(&now.since(at)))
+    }
 }
 
 impl Election {
@@ -50,6 +68,7 @@ impl Election {
             next_beat: now,
             alone_since: Some(now),
             raising: None,
+            hearsay: None,
         });
         self.outputs.push_back(Output::BecameMaster { term });
         self.outputs.push_back(Output::Gossip(Message::Claim { epoch, members }));
@@ -68,6 +87,7 @@ impl Election {
             next_beat: now,
             alone_since: None,
             raising: None,
+            hearsay: None,
         });
         self.outputs.push_back(Output::BecameSolo);
         self.master_timeout(now);
@@ -129,8 +149,11 @@ impl Election {
             return;
         }
         let mine = self.own_beat(master);
-        let wins = (mine.members, mine.epoch) > (rival.members, rival.epoch);
-        if !wins && rival.epoch > mine.epoch {
+        // Two that greeted each other count each other.
+        let greeted = self.members.iter().any(|(node, _)| *node == rival.epoch.node);
+        let wins = (mine.members - u32::from(greeted), mine.epoch) > (rival.members, rival.epoch);
+        let State::Master(master) = &mut self.state else { return };
+        if !wins && rival.epoch > mine.epoch && master.is_confirmed(now, rival, direct) {
             self.outputs.push_back(Output::LostMaster { epoch: mine.epoch });
             if rival.is_real() {
                 // Our followers may not hear it, and the goodbye makes them look for it.
@@ -142,7 +165,8 @@ impl Election {
         if wins && rival.epoch.term >= mine.epoch.term {
             self.raise(now, rival.epoch.term);
         } else {
-            // The other has not heard of us, or does not know that its epoch is the lower one.
+            // The other has not heard of us, or does not know that its epoch is the lower one, or has to show that it
+            // lives: it answers with its next heartbeat.
             self.nudge(now, rival.epoch.node, Message::Beat(mine));
         }
     }

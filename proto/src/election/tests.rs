@@ -68,14 +68,14 @@ fn follower() -> Election {
     election
 }
 
-/// The master of term 1 with three members, at about 1000 ms.
+/// The master of term 1 with three members, itself included, and connections with two others, at about 1000 ms.
 fn master() -> Election {
     let mut election = starting(0);
     election.handle_input(ms(10), Input::Up(A));
     election.handle_input(ms(10), Input::Up(B));
     election.handle_input(ms(10), Input::ForceClaim);
     run(&mut election, 1000);
-    let members = [ME, A, B].map(|node| (node, Weight::DEFAULT)).to_vec();
+    let members = [ME, NodeId([3; 32]), NodeId([4; 32])].map(|node| (node, Weight::DEFAULT)).to_vec();
     election.handle_input(ms(1000), Input::Members(members));
     assert_eq!(election.role(), Role::Master);
     said(&mut election);
@@ -241,6 +241,15 @@ fn the_larger_side_wins_and_takes_a_term_above_both() {
     assert_eq!((election.role(), election.epoch()), (Role::Master, Some(Epoch { term: 41, node: ME })));
 }
 
+/// Two masters that greeted each other are members of each other's side, and of neither for this.
+#[test]
+fn a_rival_is_no_member_of_this_side() {
+    let mut election = master();
+    election.handle_input(ms(1000), Input::Members([ME, A, B].map(|node| (node, Weight::DEFAULT)).to_vec()));
+    hear(&mut election, 1010, beat(B, 40, 7, 2), true);
+    check_follows(&election, B, 40);
+}
+
 #[test]
 fn the_smaller_side_says_goodbye_hands_over_and_follows() {
     let mut election = master();
@@ -250,6 +259,30 @@ fn the_smaller_side_says_goodbye_hands_over_and_follows() {
     let goodbye = Message::Goodbye { epoch: Epoch { term: 1, node: ME }, successor: Some(B) };
     assert!(outputs.contains(&Output::Gossip(goodbye)), "{outputs:?}");
     assert!(outputs.contains(&Output::HandOver { to: B }), "{outputs:?}");
+}
+
+/// A connection that was silenced by a cut delivers all that a dead master said, from one node and then from another.
+#[test]
+fn a_burst_of_old_hearsay_unseats_nobody() {
+    let mut election = master();
+    for (at, seq) in [(1010, 7), (1011, 8), (1040, 9), (1140, 5), (1200, 9), (3300, 10), (3301, 11)] {
+        run(&mut election, at);
+        hear(&mut election, at, beat(B, 4, seq, 9), false);
+        assert_eq!(election.role(), Role::Master, "{at}");
+    }
+}
+
+#[test]
+fn hearsay_is_answered_by_a_question_and_believed_when_newer_hearsay_follows() {
+    let mut election = master();
+    hear(&mut election, 1010, beat(B, 4, 7, 9), false);
+    assert!(matches!(said(&mut election)[..], [Output::Send { to: B, message: Message::Beat(_) }]));
+    hear(&mut election, 1060, beat(B, 4, 8, 9), false);
+    check_follows(&election, B, 4);
+    let mut election = master();
+    hear(&mut election, 1010, beat(B, 4, 7, 9), false);
+    hear(&mut election, 1011, beat(B, 4, 7, 9), true);
+    check_follows(&election, B, 4);
 }
 
 /// The winner is the one of the lower epoch: the loser stays until it has raised it, and tells it so.

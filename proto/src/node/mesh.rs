@@ -14,8 +14,11 @@ use crate::wire::control::{Member, Message, Neighbours, NodeAnnounce, TransferSt
 use crate::wire::http_tracker::Announce;
 use crate::{board, catalogue, discovery, election, roster, swarm, torrents, tracker};
 
-/// How long the master may take for a client that announced here, before the client gets what this node knows.
-const PASSED_ON: Duration = Duration::from_millis(800);
+/// How long a client that announced here may wait for the master, before it gets what this node knows: as long as a node
+/// needs to be master of itself. An empty answer costs a client its interval, and some ten minutes.
+const PASSED_ON: Duration = Duration::from_millis(1500);
+/// How long clients that waited wait on when this node has become master: its nodes announce first.
+const NODES_FIRST: Duration = Duration::from_millis(100);
 /// Clients that wait for the master's answer here; more are answered at once.
 const PASSED_ON_MAX: usize = 1024;
 
@@ -266,6 +269,9 @@ impl Node {
         }
         self.tell_versions(now);
         self.tell_all_swarms(now, &swarm::Input::NewTracker);
+        for waiting in &mut self.passed_on {
+            waiting.until = waiting.until.min(now + NODES_FIRST);
+        }
     }
 
     fn follow(&mut self, now: Time, epoch: Epoch) {
@@ -273,6 +279,7 @@ impl Node {
         self.roster.handle_input(now, roster::Input::Following { epoch });
         self.catalogue.handle_input(now, catalogue::Input::Following(epoch));
         self.tell_all_swarms(now, &swarm::Input::NewTracker);
+        self.pass_on_again(epoch.node);
     }
 
     pub(super) fn do_for_discovery(&mut self, now: Time, output: discovery::Output) {
@@ -475,15 +482,22 @@ impl Node {
         }
     }
 
-    /// A client announced here: the master answers, through this node if it is another.
+    /// A client announced here: the master answers, through this node if it is another; if there is none, the next.
     fn client_announces(&mut self, now: Time, id: RequestId, announce: Announce) {
-        let passes_on = !self.is_ruling() && self.passed_on.len() < PASSED_ON_MAX;
-        let Some(master) = self.master().filter(|_| passes_on) else {
+        if self.is_ruling() || self.passed_on.len() >= PASSED_ON_MAX {
             return self.tracker.handle_input(now, tracker::Input::Announce { id, announce });
-        };
-        let message = tracker::foreign::pass_on(id.0, &announce);
+        }
+        if let Some(master) = self.master() {
+            self.send(master, tracker::foreign::pass_on(id.0, &announce));
+        }
         self.passed_on.push_back(PassedOn { id, until: now + PASSED_ON, announce });
-        self.send(master, message);
+    }
+
+    /// The clients that wait are for this master now.
+    fn pass_on_again(&mut self, master: NodeId) {
+        let messages: Vec<Message> =
+            self.passed_on.iter().map(|p| tracker::foreign::pass_on(p.id.0, &p.announce)).collect();
+        messages.into_iter().for_each(|message| self.send(master, message));
     }
 
     fn client_answered(&mut self, id: RequestId, answer: Option<Neighbours>) {

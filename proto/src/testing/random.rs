@@ -296,6 +296,21 @@ fn what_was_slow_once_is_settled_in_time() {
             10,
             &[(847, Heal), (630, cut(&[0, 1, 1, 0, 0, 0, 0])), (2761, cut(&[1, 1, 1, 1, 0, 0, 0]))],
         ),
+        // The goodbye of a node that was gone came last, and kept it a member: its master was alone late.
+        case(518_175_568_015_303_294, &[30, 50], 37, 0, &[(915, Kill(0))]),
+        // A master alone obeyed a dead one whose heartbeat a connection had kept over a cut.
+        case(
+            7_709_213_180_774_281_084,
+            &[30, 50, 50, 30, 60],
+            54,
+            18,
+            &[
+                (896, cut(&[0, 0, 1, 1, 0])),
+                (624, cut(&[0, 1, 0, 0, 1])),
+                (222, Kill(0)),
+                (2463, cut(&[1, 0, 0, 0, 1])),
+            ],
+        ),
     ];
     for scenario in cases {
         let played = play(&scenario, &mut group(&scenario));

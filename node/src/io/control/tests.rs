@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use labmesh_proto::id::{Epoch, InfoHash};
 use labmesh_proto::wire::control::{Beat, Signature};
 use tempfile::{TempDir, tempdir};
+use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
@@ -401,6 +402,25 @@ async fn what_is_said_before_the_end_arrives() {
     assert!(matches!(b.next().await, Input::ControlUp { .. }));
     assert_eq!(b.next().await, Input::Control { from, message: Message::Goodbye { epoch, successor: None } });
     assert_eq!(b.next().await, Input::ControlDown { node: from });
+}
+
+/// As many silent connections as may be under way, and then one that speaks.
+#[tokio::test]
+async fn silent_connections_keep_nobody_out() {
+    let mut pair = nodes(2, &MeshKey::new("lab", None));
+    let [a, b] = &mut pair[..] else { unreachable!() };
+    let mut silent = Vec::new();
+    for _ in 0..GREETERS_MAX {
+        silent.push(tokio::net::TcpStream::connect(b.addr).await.unwrap());
+    }
+    connect(a, b).await;
+    let mut end = [0];
+    // Closed while it had something to say, or not: it is the end.
+    let read = timeout(PATIENCE, silent[0].read(&mut end)).await.expect("the one that came first made room");
+    assert!(!matches!(read, Ok(1..)), "{read:?}");
+    let (of, to) = (a.id, b.id);
+    a.call(move |control| control.send(to, Message::HoldingsWanted));
+    assert_eq!(b.next().await, Input::Control { from: of, message: Message::HoldingsWanted });
 }
 
 #[tokio::test]

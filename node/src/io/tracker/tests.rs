@@ -318,7 +318,7 @@ async fn of_two_contents_with_one_name_the_hash_says_which() {
 async fn the_page_shows_bttracks_columns_the_nodes_and_what_is_waited_for() {
     let port = port();
     let page = port.page("/").await;
-    assert!(page.contains("<title>BitTorrent download info</title>"));
+    assert!(page.contains("BitTorrent download info</title>"));
     for column in ["info hash", "torrent name", "size", "complete", "downloading", "downloaded", "transferred"] {
         assert!(page.contains(&format!(">{column}</th>")), "{column}");
     }
@@ -326,10 +326,72 @@ async fn the_page_shows_bttracks_columns_the_nodes_and_what_is_waited_for() {
     assert!(page.contains("waiting for 3 pieces last seen on <bdi>pc07</bdi>"), "{page}");
     assert!(page.contains("href=\"/images/a.img.torrent\""));
     assert!(page.contains("href=\"http://10.0.0.1:6969/\""));
-    assert!(page.contains("41.2 %") && page.contains("↓ 112.0 MB/s") && page.contains("42s"));
-    assert!(!page.contains("<script") && !page.contains("pc<07>") && !page.contains("lab <b>1"));
+    assert!(page.contains("41.2 %") && page.contains("↓ 112.0 MB/s") && page.contains("42 s"));
+    assert_eq!(page.matches("<script").count(), 1, "ours: {page}");
+    assert!(
+        page.contains("<script src=/live.js defer></script>") && !page.contains("pc<07>") && !page.contains("lab <b>1")
+    );
     assert!(page.contains("&lt;script&gt;alert(&quot;é &amp; &#39;x&#39;&quot;)"));
     assert!(port.page("/images/").await.contains("href=\"/images/ou1/%3Cscript"));
+}
+
+/// Reads a chunked stream of events until it holds `last`.
+async fn events_until(stream: &mut TcpStream, last: &str) -> String {
+    let mut text = Vec::new();
+    let mut chunk = [0; 4096];
+    while !String::from_utf8_lossy(&text).contains(last) {
+        let len = timeout(SOON, stream.read(&mut chunk)).await.expect("events come").unwrap();
+        assert!(len > 0, "the stream ended: {}", String::from_utf8_lossy(&text));
+        text.extend_from_slice(&chunk[..len]);
+    }
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+#[tokio::test]
+async fn who_follows_the_page_is_told_every_part_and_then_what_changes() {
+    let port = port();
+    let mut stream = port.connect_from(LOCALHOST).await;
+    stream.write_all(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    let text = events_until(&mut stream, "data: <section id=here>").await;
+    assert!(text.to_ascii_lowercase().contains("content-type: text/event-stream"), "{text}");
+    assert!(text.contains("retry: 2000\n\n"));
+    for part in ["title", "top", "now", "room", "images", "nodes", "here"] {
+        assert_eq!(text.matches(&format!(" id={part}>")).count(), 1, "{part} in {text}");
+    }
+    assert!(!text.contains("<script"), "{text}");
+    // Nothing changes here, so nothing is said; the end of the node is the end of the stream.
+    port.stop.send(()).unwrap();
+    let rest = read_all(&mut stream).await;
+    assert!(!String::from_utf8_lossy(&rest).contains("event: part"), "{}", String::from_utf8_lossy(&rest));
+    assert!(rest.ends_with(b"0\r\n\r\n"), "it ends as it should");
+}
+
+#[tokio::test]
+async fn one_listener_too_many_is_told_so_and_places_become_free_again() {
+    let port = port();
+    let mut listeners = Vec::new();
+    for _ in 0..crate::web::LISTENERS_MAX {
+        let mut stream = port.connect_from(LOCALHOST).await;
+        stream.write_all(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        events_until(&mut stream, "retry: ").await;
+        listeners.push(stream);
+    }
+    let (code, _, body) = port.get("/events").await;
+    assert_eq!((code, String::from_utf8(body).unwrap().contains("too many listeners")), (503, true));
+    assert_eq!(port.get("/").await.0, 200, "the page itself is there for everybody");
+    drop(listeners);
+    let served = async {
+        loop {
+            let mut stream = port.connect_from(LOCALHOST).await;
+            stream.write_all(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+            let mut head = [0; 12];
+            stream.read_exact(&mut head).await.unwrap();
+            if &head == b"HTTP/1.1 200" {
+                return;
+            }
+        }
+    };
+    timeout(SOON, served).await.expect("places become free again");
 }
 
 #[tokio::test]

@@ -1,0 +1,106 @@
+//! A whole node alone: what its parts do together.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use super::Node;
+use crate::bitfield::Bitfield;
+use crate::config::{Config, Mode, Weight};
+use crate::id::{Epoch, InfoHash, NodeId, RequestId, Time};
+use crate::io::{Input, Output};
+use crate::testing::metainfo;
+use crate::wire::http_tracker::{Announce, Announced};
+
+const ME: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
+const STRANGER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 9));
+
+/// A node on whose disk everything works at once, and its clock.
+struct Desk {
+    node: Node,
+    now: Time,
+    answers: Vec<(Time, Result<Announced, &'static str>)>,
+}
+
+impl Desk {
+    fn new() -> Self {
+        let now = Time(1_000_000_000);
+        let config = Config {
+            id: NodeId([7; 32]),
+            name: "pc01".to_owned(),
+            weight: Weight::DEFAULT,
+            site: String::new(),
+            keyed: false,
+            mode: Mode::Peer,
+            seed_time: None,
+            addr: Some(ME),
+            control_port: 6970,
+            peer_port: 6881,
+            http_port: 6969,
+            open_tracker: false,
+            piece_buffer_bytes: 1 << 20,
+            seed: 1,
+        };
+        let on_disk = Epoch { term: 0, node: config.id };
+        let mut desk = Self { node: Node::new(now, config, on_disk), now, answers: Vec::new() };
+        desk.carry_out();
+        desk
+    }
+
+    fn input(&mut self, input: Input) {
+        self.node.handle_input(self.now, input);
+        self.carry_out();
+    }
+
+    fn carry_out(&mut self) {
+        while let Some(output) = self.node.poll_output() {
+            let answer = match output {
+                Output::Persist { epoch } => Input::Persisted { epoch },
+                Output::Open { image, metainfo, .. } => {
+                    Input::Opened { image, result: Ok(Bitfield::full(metainfo.geometry().pieces())) }
+                }
+                Output::Announced { result, .. } => {
+                    self.answers.push((self.now, result));
+                    continue;
+                }
+                _ => continue,
+            };
+            self.node.handle_input(self.now, answer);
+        }
+    }
+
+    fn advance(&mut self, time: Duration) {
+        let end = self.now + time;
+        while let Some((at, _)) = self.node.poll_timeout().filter(|(at, _)| *at <= end) {
+            self.now = at;
+            self.node.handle_timeout(at);
+            self.carry_out();
+        }
+        self.now = end;
+    }
+
+    fn announce(&mut self, info_hash: InfoHash) {
+        let escaped: String = info_hash.to_string().as_bytes().chunks(2).fold(String::new(), |text, digits| {
+            text + "%" + std::str::from_utf8(digits).expect("hexadecimal digits are ASCII")
+        });
+        let query = format!("info_hash={escaped}&peer_id=-XX0001-012345678901&port=51413&left=1000&compact=1");
+        let announce = Announce::parse(&query, STRANGER).expect("a good announce");
+        self.input(Input::Announce { id: RequestId(5), announce });
+    }
+}
+
+/// A client that announces in the first moments of a node would get an empty list, and come back after its interval:
+/// half a minute with most, ten with rTorrent.
+#[test]
+fn a_client_that_announces_before_there_is_a_master_waits_for_it_and_gets_peers() {
+    let mut desk = Desk::new();
+    let metainfo = metainfo(1_000_000, 262_144);
+    let hash = metainfo.info_hash();
+    desk.input(Input::CacheHas { name: "a.img".to_owned(), metainfo, stopped: false });
+    let begin = desk.now;
+    desk.announce(hash);
+    assert!(desk.answers.is_empty(), "nobody knows yet who is in the swarm");
+    desk.advance(Duration::from_secs(3));
+    let [(at, Ok(announced))] = &desk.answers[..] else { panic!("one answer: {:?}", desk.answers) };
+    assert!(*at <= begin + Duration::from_millis(1500), "{at:?}");
+    assert_eq!(announced.peers.iter().map(|p| p.addr).collect::<Vec<_>>(), [(ME, 6881).into()]);
+}
