@@ -399,6 +399,7 @@ impl Driver {
             http_port: ports.http,
             tracker: config.tracker,
             piece_buffer_bytes: config.piece_buffer,
+            block_bytes: proto::LARGE_BLOCK_BYTES,
             seed,
         };
         let mut node = Node::new(now(), node, identity.epoch());
@@ -591,7 +592,7 @@ impl Driver {
             }
             Output::Close { conn, reason } => self.peers.close(conn, &reason),
             Output::Peer { conn, message } => self.peers.send(conn, message),
-            Output::Have { image, piece } => self.peers.have(image, piece),
+            Output::Have { to, piece, .. } => self.peers.have(&to, piece),
             Output::SendBlock { conn, block, .. } => self.peers.send_block(conn, block),
             Output::Store { image, block } => {
                 if let Some(data) = self.block.take() {

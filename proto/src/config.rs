@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::NodeId;
 
 /// What a node gives while and after it takes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// Uploads nothing while it downloads.
@@ -36,7 +36,7 @@ impl fmt::Display for Mode {
 }
 
 /// A word that names no mode.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[error("no such mode: {0:?} (expected leecher, peer or seeder)")]
 pub struct BadMode(pub String);
 
@@ -53,7 +53,7 @@ impl FromStr for Mode {
 }
 
 /// How long a node goes on seeding once its copy is complete.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SeedTime {
     /// This long after completion; zero means not at all.
@@ -75,7 +75,7 @@ impl fmt::Display for SeedTime {
 }
 
 /// A text that is no seed time.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[error("no such seed time: {0:?} (expected seconds, 90s, 10m, 2h, enough or forever)")]
 pub struct BadSeedTime(pub String);
 
@@ -102,7 +102,7 @@ impl FromStr for SeedTime {
 }
 
 /// How willing a node is to be master, 0 (never) to 99.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "u8", into = "u8")]
 pub struct Weight(u8);
 
@@ -130,7 +130,7 @@ impl Default for Weight {
 }
 
 /// A number that is no weight.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[error("a weight is 0 to 99, not {0}")]
 pub struct BadWeight(pub u8);
 
@@ -176,6 +176,9 @@ pub struct Config {
     pub tracker: TrackerConfig,
     /// Bytes of pieces in flight that the driver has buffers for.
     pub piece_buffer_bytes: u64,
+    /// The longest block that it asks of our own nodes and serves: [`LARGE_BLOCK_BYTES`]; only the simulator has rooms
+    /// with longer ones.
+    pub block_bytes: u32,
     /// The bytes this node draws its chances from.
     pub seed: u64,
 }

@@ -30,7 +30,7 @@ use crate::wire::metainfo::Metainfo;
 use crate::wire::peer;
 
 /// Everything that can happen to a node.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Input {
     // ---- discovery
     /// mDNS or a `--join` address names a node; `node` is unknown for a bare address.
@@ -237,7 +237,7 @@ pub enum Input {
 }
 
 /// What a person asks of a running node.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Command {
     /// Fetch an image.
     Get {
@@ -287,7 +287,7 @@ pub enum Command {
 }
 
 /// What a command led to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Reply {
     /// Under way; watch the transfer of this info hash.
     Started(InfoHash),
@@ -302,7 +302,7 @@ pub enum Reply {
 }
 
 /// Why a command cannot be done, in words for the person.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Refusal {
     /// Nobody offers it.
     #[error("no such image: {0} (try: labmesh ls)")]
@@ -349,7 +349,7 @@ pub enum Refusal {
 }
 
 /// Everything a node can ask for.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Output {
     // ---- discovery
     /// Browse for other nodes, or stop.
@@ -447,12 +447,14 @@ pub enum Output {
         /// What.
         message: peer::Message,
     },
-    /// Tell every connection of the image that we have this piece.
+    /// Tell these connections of the image that we have this piece; whom it is no news to need not know.
     Have {
         /// The image.
         image: ImageIndex,
         /// The piece.
         piece: PieceIndex,
+        /// Whom to tell.
+        to: Vec<ConnId>,
     },
     /// Send a block from the file, then say [`Input::Sent`].
     SendBlock {
@@ -553,7 +555,7 @@ pub enum Output {
 }
 
 /// What a person may want to know.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
     /// This node is master now.
     BecameMaster {

@@ -168,7 +168,7 @@ impl Lines {
             Output::Accept { conn: slot, image, .. } => format!("{} accepted for {}", conn(slot), number(*image)),
             Output::Close { conn: slot, reason } => format!("{} close: {reason}", conn(slot)),
             Output::Peer { conn: slot, message } => format!("{} {}", conn(slot), wire(message)),
-            Output::Have { image, piece } => format!("everybody: have {}", place_of(*image, *piece)),
+            Output::Have { image, piece, to } => format!("{} peers: have {}", to.len(), place_of(*image, *piece)),
             Output::SendBlock { conn: slot, block: sent, .. } => format!("{} send {}", conn(slot), block(*sent)),
             Output::Store { block: kept, .. } => format!("keep {}", block(*kept)),
             Output::Open { image, name, complete, mode, .. } => {

@@ -285,7 +285,8 @@ fn delta(from: u64, to: u64, changed: &[(&str, u16, &[u8])], gone: &[u16]) -> Ca
         downloaded: 0,
     };
     let gone = gone.iter().map(|n| hash(*n)).collect();
-    CatalogueDelta { epoch: epoch(1, 0), from, to, changed: changed.iter().map(record).collect(), gone }
+    let changed = changed.iter().map(record).collect();
+    CatalogueDelta { epoch: epoch(1, 0), from, to, changed, copied: Vec::new(), gone }
 }
 
 fn follower() -> Desk {

@@ -415,13 +415,12 @@ impl Node {
     pub(super) fn do_for_board(&mut self, output: board::Output) {
         match output {
             board::Output::Mine(reports) => self.send_to_master(Message::Progress(reports)),
-            board::Output::All(all) if self.is_ruling() => {
+            board::Output::All(all) => {
                 let live = self.roster.entries().filter(|e| e.live && e.member.id != self.config.id);
                 for to in live.map(|e| e.member.id).collect::<Vec<_>>() {
                     self.send(to, Message::Board(all.clone()));
                 }
             }
-            board::Output::All(_) => {}
         }
     }
 

@@ -178,6 +178,31 @@ impl Node {
         }
     }
 
+    /// What this node is.
+    pub fn role(&self) -> Role {
+        role(self.election.role())
+    }
+
+    /// Its master, perhaps itself.
+    pub fn obeys(&self) -> Option<NodeId> {
+        self.election.master()
+    }
+
+    /// The roster, this node included, by id.
+    pub fn members(&self) -> impl Iterator<Item = &RosterEntry> {
+        self.roster.entries()
+    }
+
+    /// The catalogue, by name.
+    pub fn records(&self) -> impl Iterator<Item = &ImageRecord> {
+        self.catalogue.records()
+    }
+
+    /// Its own images.
+    pub fn swarms(&self) -> impl Iterator<Item = &Swarm> {
+        self.swarms.iter().flatten()
+    }
+
     /// The counters of an image, if it is tracked here.
     pub fn scrape(&self, images: &[InfoHash]) -> Vec<Scraped> {
         if !images.is_empty() {

@@ -13,7 +13,7 @@ use crate::id::{InfoHash, PeerId};
 use crate::wire::bencode::{self, DictWriter};
 
 /// What the client says has just happened (BEP 3 `event`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum AnnounceEvent {
     /// Nothing: a regular announce.
     #[default]
@@ -27,7 +27,7 @@ pub enum AnnounceEvent {
 }
 
 /// One announce, whether it came by HTTP or by UDP.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Announce {
     /// The image.
     pub info_hash: InfoHash,
@@ -54,7 +54,7 @@ pub struct Announce {
 }
 
 /// What the tracker answers.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Announced {
     /// Seconds until the next announce.
     pub interval: u32,
@@ -69,7 +69,7 @@ pub struct Announced {
 }
 
 /// A peer as the tracker hands it out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TrackedPeer {
     /// Where it listens.
     pub addr: SocketAddr,
@@ -78,7 +78,7 @@ pub struct TrackedPeer {
 }
 
 /// One swarm's counters (BEP 48).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Scraped {
     /// The image.
     pub info_hash: InfoHash,
@@ -93,7 +93,7 @@ pub struct Scraped {
 }
 
 /// Why a query string is no announce or scrape; bttrack's words, which follow `you sent me garbage - `.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum BadQuery {
     /// `info_hash` is missing.
     #[error("no info hash")]

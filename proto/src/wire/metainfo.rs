@@ -10,6 +10,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::ops::Range;
 
 use bip_bencode::{BRefAccess, BencodeRef};
@@ -112,6 +113,13 @@ pub struct Metainfo {
     private: bool,
     /// Other entries of the outer dictionary, key and raw value: `url-list`, `piece layers` of a hybrid, dates.
     others: BTreeMap<Vec<u8>, Vec<u8>>,
+}
+
+/// What is equal has one info hash; nobody needs to hash megabytes of piece hashes again.
+impl Hash for Metainfo {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.info_hash.hash(state);
+    }
 }
 
 impl Metainfo {

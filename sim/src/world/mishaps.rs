@@ -176,6 +176,7 @@ impl World {
             http_port: HTTP_PORT,
             tracker: TrackerConfig::default(),
             piece_buffer_bytes: self.scenario.lab.buffers.0,
+            block_bytes: self.scenario.lab.block.0 as u32,
             seed: self.rng.next_u64(),
         }
     }

@@ -160,7 +160,7 @@ fn fetch(sample: &Sample, cache: &std::path::Path, from: SocketAddr, len: u32) {
             }
             Event::OfImage { input: Input::Verified { piece, result, .. }, .. } => {
                 assert_eq!(result, Ok(true));
-                host.peers.have(IMAGE, piece);
+                host.peers.have(&[conn], piece);
                 good += 1;
             }
             other => panic!("{other:?}"),
@@ -315,10 +315,9 @@ fn everything_that_is_sent_arrives_in_order() {
     let (mut stream, conn) = host.visitor(&sample);
     let block = sample.metainfo.geometry().block(0, 5, 100).unwrap();
     host.peers.send(conn, Message::Unchoke);
-    host.peers.have(IMAGE, block.piece);
+    host.peers.have(&[conn], block.piece);
     host.peers.send_block(conn, block);
     host.peers.send(conn, Message::Choke);
-    host.peers.have(ImageIndex(1), block.piece);
     let mut expected = encoded(&[Message::Unchoke, Message::Have(0)]);
     expected.extend_from_slice(&piece_header(&Range { piece: 0, offset: 5, len: 100 }));
     expected.extend_from_slice(&sample.bytes[5..105]);

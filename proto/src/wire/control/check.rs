@@ -6,7 +6,7 @@
 use serde::Deserialize;
 
 use super::{Beat, Holdings, Neighbours, TransferReport};
-use super::{BookReplica, CatalogueDelta, Holding, ImageRecord, Member, Message, RosterDelta, RosterEntry};
+use super::{BookReplica, CatalogueDelta, Copied, Holding, ImageRecord, Member, Message, RosterDelta, RosterEntry};
 use crate::config::{
     BOOK_REPLICA_CLIENTS, CATALOGUE_IMAGES_MAX, CONTROL_BYTES_MAX, IMAGE_NAME_BYTES_MAX, IMAGES_MAX, NAME_BYTES_MAX,
     NODES_MAX, NUMWANT_MAX, PIECE_BYTES_MAX, PIECE_BYTES_MIN, SUCCESSION, TORRENT_BYTES_MAX,
@@ -206,7 +206,11 @@ fn check_holdings(holdings: &Holdings) -> Result<(), BadMessage> {
 
 fn check_catalogue(delta: &CatalogueDelta) -> Result<(), BadMessage> {
     check_count("images", delta.changed.len(), CATALOGUE_MAX)?;
+    check_count("images with more copies", delta.copied.len(), CATALOGUE_MAX)?;
     check_count("withdrawn images", delta.gone.len(), CATALOGUE_MAX)?;
+    for Copied { holders, .. } in &delta.copied {
+        check_count("holders of an image", holders.len(), NODES_MAX)?;
+    }
     delta.changed.iter().try_for_each(|ImageRecord { name, size, piece_length, holders, .. }| {
         check_count("holders of an image", holders.len(), NODES_MAX)?;
         check_image(name, *size, *piece_length)
@@ -330,6 +334,7 @@ mod tests {
             starving: false,
         };
         let (changed, gone, succession) = (vec![entry.clone()], vec![node], vec![node]);
+        let copied = vec![Copied { info_hash, holders: vec![node], downloaded: 7 }];
         vec![
             Message::Beat(beat()),
             Message::Ask(epoch),
@@ -346,7 +351,14 @@ mod tests {
             image("win10.img"),
             Message::HoldingsWanted,
             Message::CatalogueSince(u64::MAX),
-            Message::Catalogue(CatalogueDelta { epoch, from: 0, to: 1, changed: vec![record], gone: vec![info_hash] }),
+            Message::Catalogue(CatalogueDelta {
+                epoch,
+                from: 0,
+                to: 1,
+                changed: vec![record],
+                copied,
+                gone: vec![info_hash],
+            }),
             Message::TorrentWanted(info_hash),
             Message::Torrent { info_hash, bytes: b"d4:info".to_vec() },
             Message::NoTorrent(info_hash),
