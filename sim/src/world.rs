@@ -498,12 +498,14 @@ impl World {
                 let copies = self.machines[me].disk.copies.iter_mut();
                 copies.filter(|((own, _), _)| *own == name).for_each(|(_, copy)| copy.stopped = stopped);
             }
-            // Foreign clients, pages and host names have no place here; events were heard before.
-            // There are no foreign clients here, and what the tracker counted is not looked at after a restart.
+            // Foreign clients, pages, host names and other people's trackers have no place here; what the tracker counted
+            // is not looked at after a restart; events were heard before.
             Output::HostName(_)
             | Output::Announced { .. }
             | Output::Probe { .. }
             | Output::SaveBook(_)
+            | Output::AskTracker { .. }
+            | Output::TrackerDone(_)
             | Output::Event(_)
             | Output::Farewell => {}
         }

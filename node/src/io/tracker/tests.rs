@@ -98,6 +98,7 @@ fn world() -> World {
         missing_pieces: 3,
         last_seen_on: vec!["pc07".to_owned()],
         sources: vec![("pc01".to_owned(), 32_768, 0)],
+        tracker: None,
         error: None,
     };
     let status = Status {
