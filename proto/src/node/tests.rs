@@ -38,6 +38,7 @@ impl Desk {
             http_port: 6969,
             open_tracker: false,
             piece_buffer_bytes: 1 << 20,
+            block_bytes: crate::config::LARGE_BLOCK_BYTES,
             seed: 1,
         };
         let on_disk = Epoch { term: 0, node: config.id };
