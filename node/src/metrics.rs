@@ -311,6 +311,7 @@ mod tests {
             transfers: vec![],
         };
         let status = Status {
+            torrents: Vec::new(),
             id: NodeId([0; 32]),
             name: "pc01".into(),
             role: Role::Solo,

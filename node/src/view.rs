@@ -75,6 +75,8 @@ impl From<&Refusal> for Failure {
             Refusal::OtherContent { .. }
             | Refusal::NoTorrent(_)
             | Refusal::TooMany(_)
+            | Refusal::ClosedTracker
+            | Refusal::TooManyNames(_)
             | Refusal::NeverMaster
             | Refusal::NotMaster => Exit::Failed,
         };
@@ -341,7 +343,7 @@ impl Status {
             let weight = node.weight.to_string();
             nodes.row([&node.name, &node.role, &node.state, &node.doing(), &addr, &weight, site]);
         }
-        text.push_str(&nodes.fit(width, &[0, 3, 4]));
+        text.push_str(&nodes.fit(width, &[0, 3]));
         if let Some(more) = self.nodes.len().checked_sub(shown.len()).filter(|more| *more > 0) {
             text.push_str(&format!("and {more} more\n"));
         }
@@ -600,6 +602,7 @@ mod tests {
             transfers: vec![],
         };
         node::Status {
+            torrents: Vec::new(),
             id: NodeId([1; 32]),
             name: "pc07".into(),
             role: Role::Follower,

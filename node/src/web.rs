@@ -1,6 +1,7 @@
 //! Every node's pages: who is here, what is offered, the tracker over HTTP, torrents, and numbers for programs.
 //!
-//! Rule: the web changes nothing. Every route answers `GET` and `HEAD` from a snapshot of the mind or by asking it,
+//! Rule: the web changes nothing, but for the names that people give to torrents of an open tracker ([`register`]). Every
+//! other route answers `GET` and `HEAD` from a snapshot of the mind or by asking it,
 //! and gives up after [`ANSWER_WITHIN`]; nothing here knows whether this node is the master. Torrents leave with their
 //! trackers rewritten to those of this moment. Pages are made of what lies in this program and load nothing else.
 //!
@@ -15,26 +16,28 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{ConnectInfo, Path, RawQuery, State};
+use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use bytes::Bytes;
 use labmesh_proto::id::InfoHash;
 use labmesh_proto::io::{Command, Refusal, Reply};
 use labmesh_proto::node::{ImageStatus, Status};
-use labmesh_proto::wire::http_tracker::{self, Announce};
+use labmesh_proto::wire::http_tracker;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use crate::driver::{Ended, Handle};
+use crate::io::tracker::Policy;
 use crate::metrics::{self, Counters};
 use crate::view;
 
 mod live;
 mod overview;
 mod page;
+mod register;
 mod room;
 mod text;
 
@@ -45,6 +48,8 @@ use page::Page;
 const ANSWER_WITHIN: Duration = Duration::from_secs(8);
 /// What bttrack says when it has no such torrent.
 const NOT_HERE: &str = "your file may exist elsewhere in the universe\nbut alas, not here\n";
+/// What bttrack says when it is told to keep its torrents to itself.
+const NO_GET: &str = "get function is not available with this tracker.";
 /// What bttrack says before it says what was wrong.
 const GARBAGE: &str = "you sent me garbage - ";
 /// Pages come from here only, load nothing but their style, icon and script from here, and run nothing that stands in
@@ -76,6 +81,7 @@ pub struct Mesh {
 pub struct Site {
     handle: Handle,
     mesh: Mesh,
+    policy: Arc<Policy>,
     counters: Arc<Counters>,
     /// True when the node ends: nobody is told any more.
     stopping: watch::Receiver<bool>,
@@ -94,9 +100,15 @@ struct Latest {
 
 impl Site {
     /// The pages of the node behind `handle`; whoever follows one lets go when `stopping` is true.
-    pub fn new(handle: Handle, mesh: Mesh, counters: Arc<Counters>, stopping: watch::Receiver<bool>) -> Self {
+    pub fn new(
+        handle: Handle,
+        mesh: Mesh,
+        policy: Arc<Policy>,
+        counters: Arc<Counters>,
+        stopping: watch::Receiver<bool>,
+    ) -> Self {
         let listeners = Arc::new(Semaphore::new(LISTENERS_MAX));
-        Self { handle, mesh, counters, stopping, listeners, latest: Mutex::new(None) }
+        Self { handle, mesh, policy, counters, stopping, listeners, latest: Mutex::new(None) }
     }
 
     /// The status page, at most `age` older than the status it could show.
@@ -121,6 +133,9 @@ impl Site {
     }
 
     async fn torrent(&self, image: InfoHash, reached_at: ReachedAt) -> Result<Response, Unanswered> {
+        if !self.policy.allow_get {
+            return Ok((StatusCode::BAD_REQUEST, NO_GET).into_response());
+        }
         let (status, reply) = tokio::try_join!(self.status(), answer(self.handle.command(Command::Torrent(image))))?;
         let metainfo = match reply {
             Reply::Torrent(metainfo) => metainfo,
@@ -170,7 +185,7 @@ async fn answer<T>(question: impl Future<Output = Result<T, Ended>>) -> Result<T
 type Shared = State<Arc<Site>>;
 type Asker = axum::Extension<ReachedAt>;
 
-/// All routes. Requests carry [`ConnectInfo`] and [`ReachedAt`] as extensions.
+/// All routes. Requests carry [`axum::extract::ConnectInfo`] and [`ReachedAt`] as extensions.
 pub fn router(site: Arc<Site>) -> Router {
     Router::new()
         .route("/", get(index))
@@ -179,8 +194,13 @@ pub fn router(site: Arc<Site>) -> Router {
         .route("/style.css", get(asset("text/css; charset=utf-8", include_str!("web/style.css"))))
         .route("/live.js", get(asset("text/javascript; charset=utf-8", include_str!("web/live.js"))))
         .route("/icon.svg", get(asset("image/svg+xml", include_str!("web/icon.svg"))))
-        .route("/announce", get(announce))
+        .route("/announce", get(no_announce))
         .route("/scrape", get(scrape))
+        .route("/scrape.php", get(scrape))
+        .route("/tracker.php/scrape", get(scrape))
+        .route("/register", get(register::form).post(register::by_form))
+        .route("/api/register", post(register::by_json))
+        .route("/api/torrents", get(register::list))
         .route("/file", get(file))
         .route("/images", get(Redirect::permanent("/images/")))
         .route("/images/", get(images))
@@ -207,27 +227,23 @@ fn asset(kind: &'static str, text: &'static str) -> impl IntoResponse + Clone {
     ([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, KEPT), (header::X_CONTENT_TYPE_OPTIONS, nosniff)], text)
 }
 
-async fn announce(State(site): Shared, ConnectInfo(source): ConnectInfo<SocketAddr>, query: RawQuery) -> Response {
-    site.counters.http_announces.add_one();
-    let answered = match Announce::parse(query.0.as_deref().unwrap_or_default(), source.ip().to_canonical()) {
-        Err(bad) => Err(format!("{GARBAGE}{bad}")),
-        Ok(announce) => match answer(site.handle.announce(announce.clone())).await {
-            Ok(Ok(announced)) => Ok(announced.encode(&announce)),
-            Ok(Err(reason)) => Err(reason.to_owned()),
-            Err(unanswered) => Err(unanswered.to_string()),
-        },
-    };
-    bencoded(answered.unwrap_or_else(|reason| {
-        site.counters.announce_failures.add_one();
-        http_tracker::encode_failure(&reason)
-    }))
+/// Announces are answered before they come here (`io::tracker`); this is something else, such as `HEAD` or a body.
+async fn no_announce() -> impl IntoResponse {
+    (StatusCode::BAD_REQUEST, "an announce is a GET without a body\n")
 }
 
 async fn scrape(State(site): Shared, query: RawQuery) -> Response {
     site.counters.http_scrapes.add_one();
+    let allowed = site.policy.scrape_allowed;
     let scraped = match http_tracker::parse_info_hashes(query.0.as_deref().unwrap_or_default()) {
         Err(bad) => Err(format!("{GARBAGE}{bad}")),
-        Ok(images) => answer(site.handle.scrape(images)).await.map_err(|e| e.to_string()),
+        Ok(images) => {
+            let refused = if images.is_empty() { allowed.full() } else { allowed.specific() };
+            if let Err(reason) = refused {
+                return (StatusCode::BAD_REQUEST, bencoded(http_tracker::encode_failure(reason))).into_response();
+            }
+            answer(site.handle.scrape(images)).await.map_err(|e| e.to_string())
+        }
     };
     bencoded(match scraped {
         Ok(scraped) => http_tracker::encode_scrape(&scraped),
@@ -238,6 +254,7 @@ async fn scrape(State(site): Shared, query: RawQuery) -> Response {
 async fn file(State(site): Shared, axum::Extension(reached_at): Asker, query: RawQuery) -> Response {
     let query = query.0.unwrap_or_default();
     match http_tracker::parse_info_hashes(&query).as_deref() {
+        _ if !site.policy.allow_get => (StatusCode::BAD_REQUEST, NO_GET).into_response(),
         Ok([image]) => site.torrent(*image, reached_at).await.into_response(),
         Ok(_) | Err(_) => {
             (StatusCode::BAD_REQUEST, "which? /file?info_hash= or /file?hash= and 40 hex digits\n").into_response()

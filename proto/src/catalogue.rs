@@ -65,8 +65,13 @@ pub enum Input {
     NodeGone(NodeId),
     /// A node is forgotten, and its copies with it.
     NodeForgotten(NodeId),
-    /// A copy was completed (the tracker counts them).
-    Completed(InfoHash),
+    /// A copy was completed, so often by now (the tracker counts them).
+    Completed {
+        /// Of which image.
+        info_hash: InfoHash,
+        /// How often.
+        downloaded: u64,
+    },
     /// A heartbeat of the obeyed master.
     Beat {
         /// Its epoch.
@@ -201,9 +206,9 @@ impl Catalogue {
                     self.union.forget_node(node);
                 }
             }
-            Input::Completed(info_hash) => {
+            Input::Completed { info_hash, downloaded } => {
                 if self.is_master() {
-                    self.union.count_download(&info_hash);
+                    self.union.count_downloads(&info_hash, downloaded);
                 }
             }
             Input::Beat { epoch, version } => {

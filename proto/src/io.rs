@@ -24,7 +24,7 @@ use crate::bitfield::Bitfield;
 use crate::config::{Mode, SeedTime};
 use crate::error::{CloseReason, DiskError};
 use crate::id::{Block, ConnId, Epoch, ImageIndex, InfoHash, NodeId, PieceIndex, RequestId};
-use crate::wire::control::{self, Beat};
+use crate::wire::control::{self, Beat, BookReplica, RegisteredName};
 use crate::wire::http_tracker::{Announce, Announced};
 use crate::wire::metainfo::Metainfo;
 use crate::wire::peer;
@@ -96,6 +96,17 @@ pub enum Input {
         /// What it said.
         announce: Announce,
     },
+    /// The port of [`Output::Probe`] was looked at.
+    Probed {
+        /// Of this image's client.
+        info_hash: InfoHash,
+        /// Where.
+        addr: SocketAddr,
+        /// A BitTorrent client may be there.
+        reachable: bool,
+    },
+    /// What an earlier life of this node put out by [`Output::SaveBook`]; said once, before anything else.
+    Saved(BookReplica),
 
     // ---- data
     /// A peer connection stands: both handshakes are through, or the other side's has come and ours waits for
@@ -267,6 +278,8 @@ pub enum Command {
     Remove(String),
     /// The torrent of an image of the catalogue, from here or from a holder.
     Torrent(InfoHash),
+    /// Name a torrent of an open tracker that no cache holds.
+    Register(RegisteredName),
     /// Become master now.
     ClaimMaster,
     /// Stop being master.
@@ -321,6 +334,12 @@ pub enum Refusal {
     /// The tables are full.
     #[error("this node has {0} images, more are refused")]
     TooMany(usize),
+    /// Names are for open trackers.
+    #[error("this tracker is for the images of the catalogue (--open-tracker opens it)")]
+    ClosedTracker,
+    /// The table of names is full.
+    #[error("{0} torrents have a name here, more are refused")]
+    TooManyNames(usize),
     /// Weight 0 nodes never are master.
     #[error("this node has weight 0 and never is master")]
     NeverMaster,
@@ -384,6 +403,16 @@ pub enum Output {
         /// The answer.
         result: Result<Announced, &'static str>,
     },
+    /// Look whether a BitTorrent client answers at an address that it has announced for itself; answered by
+    /// [`Input::Probed`].
+    Probe {
+        /// The image that it should know.
+        info_hash: InfoHash,
+        /// Where.
+        addr: SocketAddr,
+    },
+    /// Put the tracker's counters and names on disk, for [`Input::Saved`] of the next start.
+    SaveBook(BookReplica),
 
     // ---- data
     /// Open a peer connection.

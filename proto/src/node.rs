@@ -25,7 +25,7 @@ use crate::tracker::Tracker;
 use crate::wire::control::{Holding, Holdings};
 use crate::wire::metainfo::Metainfo;
 
-pub use self::status::{ImageStatus, NodeStatus, Role, Status, TransferStatus};
+pub use self::status::{ImageStatus, NodeStatus, Role, Status, TorrentStatus, TransferStatus};
 
 mod commands;
 mod mesh;
@@ -101,7 +101,7 @@ impl Node {
             discovery: Discovery::new(me, rng.next_u64()),
             roster: Roster::new(now, mesh::member(&config), config.keyed),
             catalogue: Catalogue::new(me),
-            tracker: Tracker::new(me, rng.next_u64(), config.open_tracker),
+            tracker: Tracker::new(me, rng.next_u64(), config.tracker),
             torrents: Torrents::default(),
             board: Board::new(now, me),
             swarms: Vec::new(),

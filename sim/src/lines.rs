@@ -42,7 +42,11 @@ impl Lines {
             | Input::ControlDown { .. }
             | Input::ControlUnreachable { .. }
             | Input::Control { .. } => Kind::Control,
-            Input::Announce { .. } | Input::Command { .. } | Input::Shutdown => Kind::People,
+            Input::Announce { .. }
+            | Input::Probed { .. }
+            | Input::Saved(_)
+            | Input::Command { .. }
+            | Input::Shutdown => Kind::People,
             Input::PeerUp { .. }
             | Input::PeerDown { .. }
             | Input::PeerUnreachable { .. }
@@ -66,7 +70,11 @@ impl Lines {
             Output::Browse(_) | Output::Advertise(_) | Output::HostName(_) => Kind::Mdns,
             Output::Beat { .. } | Output::Beacon(_) => Kind::Beats,
             Output::Dial { .. } | Output::Hangup(_) | Output::Send { .. } | Output::Gossip(_) => Kind::Control,
-            Output::Announced { .. } | Output::Reply { .. } | Output::Farewell => Kind::People,
+            Output::Announced { .. }
+            | Output::Probe { .. }
+            | Output::SaveBook(_)
+            | Output::Reply { .. }
+            | Output::Farewell => Kind::People,
             Output::DialPeer { .. }
             | Output::Accept { .. }
             | Output::Close { .. }
@@ -102,6 +110,10 @@ impl Lines {
             Input::Control { from, message } => format!("{}: {}", self.node(*from), self.message(message)),
             Input::Persisted { epoch } => format!("term {} of {} is on disk", epoch.term, self.node(epoch.node)),
             Input::Announce { id, announce } => format!("announce {} of {}", id.0, hash(announce.info_hash)),
+            Input::Probed { addr, reachable, .. } => {
+                format!("{addr} {}", if *reachable { "is a client" } else { "cannot be reached" })
+            }
+            Input::Saved(book) => format!("{} counters and {} names kept", book.downloaded.len(), book.names.len()),
             Input::PeerUp { conn: slot, outgoing, .. } => {
                 format!("{} up, {}", conn(slot), if *outgoing { "dialled from here" } else { "dialled from there" })
             }
@@ -150,6 +162,8 @@ impl Lines {
             Output::Persist { epoch } => format!("write term {} of {}", epoch.term, self.node(epoch.node)),
             Output::Announced { id, result: Ok(answer) } => format!("announce {}: {} peers", id.0, answer.peers.len()),
             Output::Announced { id, result: Err(reason) } => format!("announce {} refused: {reason}", id.0),
+            Output::Probe { addr, .. } => format!("look for a client at {addr}"),
+            Output::SaveBook(book) => format!("keep {} counters and {} names", book.downloaded.len(), book.names.len()),
             Output::DialPeer { image, addr, .. } => format!("dial {} for {}", place(*addr), number(*image)),
             Output::Accept { conn: slot, image, .. } => format!("{} accepted for {}", conn(slot), number(*image)),
             Output::Close { conn: slot, reason } => format!("{} close: {reason}", conn(slot)),
@@ -347,6 +361,7 @@ fn command(command: &Command) -> String {
         Command::Start(image) => format!("start {image}"),
         Command::Remove(image) => format!("remove {image}"),
         Command::Torrent(image) => format!("torrent {}", hash(*image)),
+        Command::Register(name) => format!("call {} {}", hash(name.info_hash), name.name),
         Command::ClaimMaster => "claim master".to_owned(),
         Command::ReleaseMaster => "release master".to_owned(),
     }

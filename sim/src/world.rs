@@ -499,7 +499,13 @@ impl World {
                 copies.filter(|((own, _), _)| *own == name).for_each(|(_, copy)| copy.stopped = stopped);
             }
             // Foreign clients, pages and host names have no place here; events were heard before.
-            Output::HostName(_) | Output::Announced { .. } | Output::Event(_) | Output::Farewell => {}
+            // There are no foreign clients here, and what the tracker counted is not looked at after a restart.
+            Output::HostName(_)
+            | Output::Announced { .. }
+            | Output::Probe { .. }
+            | Output::SaveBook(_)
+            | Output::Event(_)
+            | Output::Farewell => {}
         }
         Ok(())
     }

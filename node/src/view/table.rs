@@ -21,24 +21,26 @@ impl Table {
 
     /// The lines, none of them longer than `width`; `flexible` columns may be cut.
     pub fn fit(&self, width: usize, flexible: &[usize]) -> String {
-        /// A column that is cut further says nothing.
-        const LEAST: usize = 8;
+        /// A column that is cut further says nothing: then the last one goes.
+        const LEAST: usize = 16;
         /// Between columns.
         const GAP: usize = 2;
         let columns = self.rows.iter().map(Vec::len).min().unwrap_or(0);
         let longest = |n: usize| self.rows.iter().map(|row| console::measure_text_width(&row[n])).max().unwrap_or(0);
         let mut widths: Vec<usize> = (0..columns).map(longest).collect();
-        loop {
-            let total = widths.iter().sum::<usize>() + GAP * widths.len().saturating_sub(1);
-            let Some(over) = total.checked_sub(width).filter(|over| *over > 0) else { break };
-            let cuttable = (0..widths.len()).filter(|n| flexible.contains(n) && widths[*n] > LEAST);
-            match cuttable.max_by_key(|n| widths[*n]) {
+        let gaps = |columns: usize| GAP * columns.saturating_sub(1);
+        let least = |n: usize, w: usize| if flexible.contains(&n) { w.min(LEAST) } else { w };
+        while widths.len() > 1
+            && widths.iter().enumerate().map(|(n, w)| least(n, *w)).sum::<usize>() + gaps(widths.len()) > width
+        {
+            widths.pop();
+        }
+        while let Some(over) = (widths.iter().sum::<usize>() + gaps(widths.len())).checked_sub(width).filter(|o| *o > 0)
+        {
+            // The widest gives, so that two long ones end alike.
+            match (0..widths.len()).filter(|n| flexible.contains(n) && widths[*n] > LEAST).max_by_key(|n| widths[*n]) {
                 Some(n) => widths[n] = LEAST.max(widths[n] - over.min(widths[n].div_ceil(8))),
-                None if widths.len() > 1 => drop(widths.pop()),
-                None => {
-                    widths = vec![width];
-                    break;
-                }
+                None => widths = vec![width],
             }
         }
         let line = |row: &Vec<String>| {

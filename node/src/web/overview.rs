@@ -191,6 +191,7 @@ mod tests {
 
     fn status(nodes: Vec<NodeStatus>, images: Vec<ImageStatus>) -> Status {
         Status {
+            torrents: Vec::new(),
             id: NodeId([0; 32]),
             name: "pc1".to_owned(),
             role: Role::Solo,

@@ -12,10 +12,10 @@ use labmesh_proto::node::{ImageStatus, NodeStatus, Role, Status, TransferStatus}
 use labmesh_proto::wire::control::{TransferReport, TransferState};
 
 use super::overview::{Flow, Overview};
-use super::room;
 use super::text::{
     Bar, Doing, ImageName, Left, Percent, Plain, SeedLeft, Size, Sources, Speed, Text, Waiting, image_path, plural,
 };
+use super::{register, room};
 use crate::view;
 
 /// Seconds after which a browser without JavaScript asks again.
@@ -44,7 +44,7 @@ impl Page {
             build(|out| top(out, status, mesh)),
             build(|out| now(out, &overview)),
             build(|out| room::write(out, status, &overview)),
-            build(|out| images(out, &overview)),
+            build(|out| images(out, status, &overview)),
             build(|out| nodes(out, status, &overview)),
             build(|out| here(out, &status.transfers)),
         ];
@@ -203,7 +203,7 @@ fn lead(out: &mut String, flow: &Flow<'_>) -> fmt::Result {
 }
 
 /// The columns and the totals row of bttrack's page, so that those who knew it feel at home; then how far it is.
-fn images(out: &mut String, overview: &Overview<'_>) -> fmt::Result {
+fn images(out: &mut String, status: &Status, overview: &Overview<'_>) -> fmt::Result {
     const COLUMNS: [(&str, bool); 10] = [
         ("info hash", false),
         ("torrent name", false),
@@ -219,7 +219,9 @@ fn images(out: &mut String, overview: &Overview<'_>) -> fmt::Result {
     out.write_str("<section id=images>\n<h2>Images</h2>\n")?;
     let flows = &overview.flows;
     if flows.is_empty() {
-        return out.write_str("<p class=dim>None yet.</p>\n</section>\n");
+        out.write_str("<p class=dim>None yet.</p>\n")?;
+        register::table(out, status)?;
+        return out.write_str("</section>\n");
     }
     thead(out, "images", &COLUMNS)?;
     out.write_str("<tbody>\n")?;
@@ -259,7 +261,9 @@ fn images(out: &mut String, overview: &Overview<'_>) -> fmt::Result {
     number(out, "transferred", Size(sum(|i| i.size.saturating_mul(i.downloaded))))?;
     out.write_str("<td></td>")?;
     number(out, "speed", Speed { down: flows.iter().map(|f| f.down_bps).fold(0, u64::saturating_add), up: 0 })?;
-    out.write_str("<td></td></tr></tfoot>\n</table></div>\n</section>\n")
+    out.write_str("<td></td></tr></tfoot>\n</table></div>\n")?;
+    register::table(out, status)?;
+    out.write_str("</section>\n")
 }
 
 /// Every node with what it fetches and seeds; a node with several transfers has a row for each.
@@ -395,7 +399,7 @@ fn footer(out: &mut String) -> fmt::Result {
     writeln!(out, "labmesh {}. This page changes nothing.</footer>", env!("CARGO_PKG_VERSION"))
 }
 
-fn thead(out: &mut String, class: &str, columns: &[(&str, bool)]) -> fmt::Result {
+pub(super) fn thead(out: &mut String, class: &str, columns: &[(&str, bool)]) -> fmt::Result {
     write!(out, "<div class=wide><table class={class}>\n<thead><tr>")?;
     for (name, is_number) in columns {
         write!(out, "<th scope=col{}>{name}</th>", if *is_number { " class=n" } else { "" })?;
@@ -403,7 +407,7 @@ fn thead(out: &mut String, class: &str, columns: &[(&str, bool)]) -> fmt::Result
     out.write_str("</tr></thead>\n")
 }
 
-fn cell(out: &mut String, label: &str, content: impl fmt::Display) -> fmt::Result {
+pub(super) fn cell(out: &mut String, label: &str, content: impl fmt::Display) -> fmt::Result {
     write!(out, "<td data-label=\"{label}\">{content}</td>")
 }
 
@@ -413,7 +417,7 @@ fn text(out: &mut String, label: &str, content: impl fmt::Display) -> fmt::Resul
 }
 
 /// A cell of a number; empty for none, so that a narrow page can leave it out.
-fn number(out: &mut String, label: &str, content: impl fmt::Display) -> fmt::Result {
+pub(super) fn number(out: &mut String, label: &str, content: impl fmt::Display) -> fmt::Result {
     write!(out, "<td class=n data-label=\"{label}\">{content}</td>")
 }
 

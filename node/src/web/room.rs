@@ -11,7 +11,7 @@ use labmesh_proto::wire::control::{TransferReport, TransferState};
 
 use super::overview::{Flow, Overview};
 use super::page::NodeLink;
-use super::text::{Bar, ImageName, Percent, SeedLeft, Size, Text};
+use super::text::{Bar, ImageName, Percent, SeedLeft, Size, Text, plural};
 use crate::view;
 
 /// What a PC is at.
@@ -112,6 +112,10 @@ fn tile(out: &mut String, node: &NodeStatus, overview: &Overview<'_>) -> fmt::Re
                 seeding(out, report)?;
                 out.write_str("</small>")?;
             }
+        }
+        Tile::Ready if main.is_none() => {
+            let held = overview.held_by(node);
+            write!(out, "<small>has {held} image{}</small>", plural(held))?;
         }
         Tile::Away | Tile::Ready => {}
     }

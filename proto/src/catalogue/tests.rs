@@ -211,7 +211,7 @@ fn completed_copies_are_counted_by_the_master_only() {
     let (mut master, mut follower) = (Desk::master(), Desk::new(1));
     for desk in [&mut master, &mut follower] {
         desk.input(Input::Mine(holdings(1, &[image("a.img", 1)])));
-        desk.input(Input::Completed(hash(1)));
+        desk.input(Input::Completed { info_hash: hash(1), downloaded: 1 });
     }
     assert_eq!(master.catalogue.record(&hash(1)).map(|r| r.downloaded), Some(1));
     assert_eq!(follower.catalogue.record(&hash(1)).map(|r| r.downloaded), Some(0));
@@ -600,7 +600,9 @@ proptest! {
                 }
                 Step::Elect(n) => mesh.elect(n),
                 Step::Lose(losing) => mesh.losing = losing,
-                Step::Completed(i) => mesh.input(mesh.epoch.node.0[0], Input::Completed(hash(i))),
+                Step::Completed(i) => {
+                    mesh.input(mesh.epoch.node.0[0], Input::Completed { info_hash: hash(i), downloaded: 7 });
+                }
                 Step::Wait(ms) => {
                     for desk in &mut mesh.desks {
                         desk.advance(Duration::from_millis(ms));

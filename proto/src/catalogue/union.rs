@@ -236,9 +236,9 @@ impl Union {
         self.set_node(node, &[]);
     }
 
-    pub(super) fn count_download(&mut self, info_hash: &InfoHash) {
-        if let Some(entry) = self.entries.get_mut(info_hash) {
-            entry.record.downloaded = entry.record.downloaded.saturating_add(1);
+    pub(super) fn count_downloads(&mut self, info_hash: &InfoHash, downloaded: u64) {
+        if let Some(entry) = self.entries.get_mut(info_hash).filter(|entry| entry.record.downloaded < downloaded) {
+            entry.record.downloaded = downloaded;
             self.touch(*info_hash);
         }
     }

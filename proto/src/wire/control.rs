@@ -288,6 +288,27 @@ pub struct BookReplica {
     pub peers: Vec<ForeignPeer>,
     /// How often each image was completed.
     pub downloaded: Vec<(InfoHash, u64)>,
+    /// What people call torrents that are not in the catalogue.
+    pub names: Vec<RegisteredName>,
+}
+
+/// What a person calls a torrent of an open tracker that no cache of ours holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegisteredName {
+    /// The torrent.
+    pub info_hash: InfoHash,
+    /// Its name: 1 to [`crate::config::TORRENT_NAME_BYTES_MAX`] bytes without control characters.
+    pub name: String,
+    /// Its bytes.
+    pub size: u64,
+}
+
+impl RegisteredName {
+    /// Whether the name may be shown and kept.
+    pub fn is_good(&self) -> bool {
+        let fits = (1..=crate::config::TORRENT_NAME_BYTES_MAX).contains(&self.name.len());
+        fits && !self.name.chars().any(char::is_control) && self.name.trim() == self.name
+    }
 }
 
 /// One transfer on one node, for pages and `status`.
