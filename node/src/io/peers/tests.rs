@@ -137,7 +137,7 @@ fn fetch(sample: &Sample, cache: &std::path::Path, from: SocketAddr, len: u32) {
     host.peers.dial(IMAGE, from, ours);
     let mut wanted = geometry.all().flat_map(|piece| geometry.blocks(piece, len));
     let mut received = vec![0; geometry.pieces() as usize];
-    let mut good = 0;
+    let (mut good, mut peers) = (0, Vec::new());
     let ask = |host: &Host, conn, block: Option<Block>| {
         if let Some(Block { piece, offset, len }) = block {
             host.peers.send(conn, Message::Request(Range { piece: piece.get(), offset, len }));
@@ -147,6 +147,7 @@ fn fetch(sample: &Sample, cache: &std::path::Path, from: SocketAddr, len: u32) {
         match host.next() {
             Event::Input(Input::PeerUp { conn, outgoing: true, .. }) => {
                 host.accept(conn, ours);
+                peers.push(conn);
                 (0..8).for_each(|_| ask(&host, conn, wanted.next()));
             }
             Event::Block { conn, range, data } => {
@@ -160,7 +161,7 @@ fn fetch(sample: &Sample, cache: &std::path::Path, from: SocketAddr, len: u32) {
             }
             Event::OfImage { input: Input::Verified { piece, result, .. }, .. } => {
                 assert_eq!(result, Ok(true));
-                host.peers.have(&[conn], piece);
+                host.peers.have(&peers, piece);
                 good += 1;
             }
             other => panic!("{other:?}"),
