@@ -18,7 +18,7 @@ use crate::swarm::pieces::{Partial, State};
 use crate::wire::peer::{Message, Range};
 
 /// A peer that sends nothing of what it was asked for this long, or four times what it should take, is stalled.
-const STALL: Duration = Duration::from_secs(2);
+pub(super) const STALL: Duration = Duration::from_secs(2);
 const STALL_FACTOR: u32 = 4;
 const STALL_MAX: Duration = Duration::from_secs(20);
 /// Blocks that nobody asked for, beyond those that crossed a cancel, before the peer is dropped.
@@ -38,7 +38,7 @@ impl Swarm {
         let sources = self.count_serving();
         let together = self.down.per_second(now);
         while self.peers[p].room(now, sources, together) > 0 {
-            let Some(block) = self.next_block(p) else { return };
+            let Some(block) = self.next_block(now, p) else { return };
             let peer = &mut self.peers[p];
             peer.ask(now, block);
             let range = Range { piece: block.piece.get(), offset: block.offset, len: block.len };
@@ -59,7 +59,7 @@ impl Swarm {
         }
     }
 
-    fn next_block(&mut self, p: usize) -> Option<Block> {
+    fn next_block(&mut self, now: Time, p: usize) -> Option<Block> {
         let len = self.peers[p].block_len;
         if let Some(piece) = self.peers[p].current {
             if let Some(block) = self.pieces.ask_next(piece, len) {
@@ -71,7 +71,7 @@ impl Swarm {
             self.peers[p].current = Some(piece);
             return self.pieces.ask_next(piece, len);
         }
-        if self.picker.is_empty() || self.out_of_buffers() { self.end_game(p) } else { None }
+        if self.picker.is_empty() || self.out_of_buffers() { self.end_game(now, p) } else { None }
     }
 
     fn next_piece(&mut self, p: usize) -> Option<PieceIndex> {
@@ -114,8 +114,9 @@ impl Swarm {
             && !self.pieces.partials().is_empty()
     }
 
-    /// A block that was asked of another peer and waits the longest, to be asked of this one as well.
-    fn end_game(&mut self, p: usize) -> Option<Block> {
+    /// A block that was asked of another peer and waits the longest, to be asked of this one as well; of a third one only
+    /// if one of the two is silent.
+    fn end_game(&mut self, now: Time, p: usize) -> Option<Block> {
         let me = &self.peers[p];
         let mut best: Option<(Time, Block)> = None;
         for other in self.peers.iter().filter(|o| o.conn != me.conn) {
@@ -127,8 +128,8 @@ impl Swarm {
                     && me.has.has(block.piece)
                     && self.pieces.partial(block.piece).is_some_and(|q| q.admits(me.sender))
                     && !me.asked.iter().any(|a| overlap(&a.block, &block));
-                let twice =
-                    || self.peers.iter().filter(|o| o.asked.iter().any(|a| overlap(&a.block, &block))).count() > 1;
+                let works = |o: &&Peer| o.asked.iter().any(|a| overlap(&a.block, &block) && !o.is_silent(now, a.at));
+                let twice = || self.peers.iter().filter(works).count() > 1;
                 if open && best.is_none_or(|(at, _)| asked.at < at) && !twice() {
                     best = Some((asked.at, block));
                 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::bitfield::Bitfield;
 use crate::config::{BLOCK_BYTES, REQUESTS_PER_PEER_MAX, SUGGESTIONS_MAX};
 use crate::id::{Block, ConnId, PeerId, PieceIndex, Time};
+use crate::swarm::download::STALL;
 use crate::swarm::pieces::Sender;
 use crate::swarm::rate::Rate;
 use crate::wire::peer::{Extended, Handshake};
@@ -200,6 +201,11 @@ impl Peer {
             ahead(self.down.per_second(now), span).clamp(least, PIPELINE_BYTES_MAX)
         };
         target.saturating_sub(self.asked_bytes)
+    }
+
+    /// Whether it has sent nothing for [`STALL`] since it was asked then.
+    pub(super) fn is_silent(&self, now: Time, asked: Time) -> bool {
+        now.since(self.progress_at.max(asked)) > STALL
     }
 
     /// Notes a request.
