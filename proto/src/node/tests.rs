@@ -36,6 +36,7 @@ impl Desk {
             control_port: 6970,
             peer_port: 6881,
             http_port: 6969,
+            mesh_host: "labmesh.local".to_owned(),
             open_tracker: false,
             piece_buffer_bytes: 1 << 20,
             seed: 1,
