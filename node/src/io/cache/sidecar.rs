@@ -74,7 +74,12 @@ impl Sidecars {
     /// Whether the image was told to stay out.
     pub(super) fn stopped(&self) -> bool {
         let renamed = self.other_torrent.as_ref().is_some_and(|path| path.extension() == Some("inactive".as_ref()));
-        renamed || self.inactive().exists()
+        renamed || self.is_marked()
+    }
+
+    /// Whether there is a marker of the image's own name.
+    pub(super) fn is_marked(&self) -> bool {
+        self.inactive().exists()
     }
 
     /// The torrent file that counts: our place, else beside the image (a library's, or one that somebody put there),

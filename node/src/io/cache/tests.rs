@@ -415,6 +415,10 @@ async fn a_torrent_of_others_asks_for_its_image_and_the_meshs_own_does_not() {
     fs::write(lab.file("whatever.torrent"), &theirs).unwrap();
     let Input::CachePart { name, .. } = lab.next().await else { panic!() };
     assert_eq!(name, "x.img");
+    fs::rename(lab.file("whatever.torrent"), lab.file("whatever.torrent.inactive")).unwrap();
+    assert_eq!(lab.next().await, Input::CacheStopped { info_hash, stopped: true });
+    fs::rename(lab.file("whatever.torrent.inactive"), lab.file("whatever.torrent")).unwrap();
+    assert_eq!(lab.next().await, Input::CacheStopped { info_hash, stopped: false });
 }
 
 #[tokio::test]

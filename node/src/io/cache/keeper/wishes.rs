@@ -80,7 +80,7 @@ impl Keeper {
                 continue;
             }
             let sidecars = Sidecars::of(&self.folders, &self.folders.cache.join(&name));
-            let stopped = torrent.inactive || sidecars.stopped();
+            let stopped = torrent.inactive || sidecars.is_marked();
             let wish = Wish { path: torrent.path.clone(), stamp, info_hash: about.info_hash, stopped };
             wishes.entry(name).or_insert(wish);
         }
