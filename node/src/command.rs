@@ -35,6 +35,7 @@ pub mod run;
 pub mod start;
 pub mod status;
 pub mod stop;
+pub mod torrent;
 
 mod fetch;
 

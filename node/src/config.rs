@@ -11,12 +11,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use labmesh_proto::config::{Mode, SeedTime, Weight};
+use labmesh_proto::config::{Mode, NUMWANT_MAX, SeedTime, TrackerConfig, Weight};
 use serde::Deserialize;
 
 pub mod values;
 
+use crate::io::ownership::Ownership;
 use values::{Extension, FileMode, Join, Label, MeshKey, one, read, several};
+
+use crate::io::tracker::{Policy, ScrapeAllowed};
 
 /// Read if it is there and `--config` names no other.
 pub const FILE: &str = "/etc/labmesh/labmesh.toml";
@@ -45,6 +48,12 @@ pub struct Settings {
     )]
     #[serde(deserialize_with = "several")]
     pub library: Option<Vec<PathBuf>>,
+    /// Where .torrent files are kept, if not beside their images.
+    ///
+    /// By the same names, one sub-folder deep. A .torrent of another tracker may be put there as well as into the cache.
+    #[arg(long, env = "LABMESH_TORRENTS", hide_env_values = true, value_name = "DIR", value_parser = read::<PathBuf>)]
+    #[serde(deserialize_with = "one")]
+    pub torrents: Option<PathBuf>,
     /// Where the node keeps its identity and what it knows of the cache.
     ///
     /// Without this key: /var/lib/labmesh/state, or ~/.local/share/labmesh/state for a node that does not run as root.
@@ -148,11 +157,103 @@ pub struct Settings {
         default_missing_value = "true", value_name = "BOOL", value_parser = read::<bool>)]
     #[serde(deserialize_with = "one")]
     pub open_tracker: Option<bool>,
+    /// What BitTorrent clients are asked to wait between announces to the tracker.
+    #[arg(
+        long, env = "LABMESH_REANNOUNCE_INTERVAL", hide_env_values = true,
+        value_name = "T", value_parser = read::<Duration>
+    )]
+    #[serde(deserialize_with = "one")]
+    pub reannounce_interval: Option<Duration>,
+    /// The least that they may wait; earlier announces are answered all the same.
+    #[arg(
+        long, env = "LABMESH_MIN_REANNOUNCE_INTERVAL", hide_env_values = true, hide_short_help = true,
+        value_name = "T", value_parser = read::<Duration>
+    )]
+    #[serde(deserialize_with = "one")]
+    pub min_reannounce_interval: Option<Duration>,
+    /// When a client that has fallen silent leaves the tracker's book.
+    ///
+    /// Without this key: three times reannounce_interval and 5s, so that two lost announces do no harm.
+    #[arg(
+        long, env = "LABMESH_TIMEOUT_DOWNLOADERS_INTERVAL", hide_env_values = true, hide_short_help = true,
+        value_name = "T", value_parser = read::<Duration>
+    )]
+    #[serde(deserialize_with = "one")]
+    pub timeout_downloaders_interval: Option<Duration>,
+    /// Peers that the tracker tells a client that asks for no number, at most 200.
+    #[arg(long, env = "LABMESH_RESPONSE_SIZE", hide_env_values = true, hide_short_help = true,
+        value_name = "N", value_parser = read::<u32>)]
+    #[serde(deserialize_with = "one")]
+    pub response_size: Option<u32>,
+    /// How often the tracker looks whether a client can be reached at its port before it gives up.
+    ///
+    /// Who cannot be reached is told to nobody. 0 = do not look.
+    #[arg(long, env = "LABMESH_NAT_CHECK", hide_env_values = true, value_name = "N", value_parser = read::<u32>)]
+    #[serde(deserialize_with = "one")]
+    pub nat_check: Option<u32>,
+    /// Hand torrents out by /file and /images/.
+    #[arg(long, env = "LABMESH_ALLOW_GET", hide_env_values = true, num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", value_name = "BOOL", value_parser = read::<bool>)]
+    #[serde(deserialize_with = "one")]
+    pub allow_get: Option<bool>,
+    /// What may be asked by /scrape: none, specific (only torrents that are named) or full.
+    #[arg(long, env = "LABMESH_SCRAPE_ALLOWED", hide_env_values = true, hide_short_help = true,
+        value_name = "WHAT", value_parser = read::<ScrapeAllowed>)]
+    #[serde(deserialize_with = "one")]
+    pub scrape_allowed: Option<ScrapeAllowed>,
+    /// Announces that one address may make to the tracker in a second; 0 = as many as it likes.
+    #[arg(long, env = "LABMESH_ANNOUNCES_PER_ADDRESS", hide_env_values = true, hide_short_help = true,
+        value_name = "N", value_parser = read::<u32>)]
+    #[serde(deserialize_with = "one")]
+    pub announces_per_address: Option<u32>,
+    /// A proxy that may announce for others, by X-Forwarded-For or ip=.
+    ///
+    /// There may be several. Everybody else announces for the address that the announce comes from.
+    #[arg(
+        long, env = "LABMESH_TRUSTED_PROXY", hide_env_values = true, hide_short_help = true,
+        value_name = "IP", value_delimiter = ',', value_parser = read::<IpAddr>
+    )]
+    #[serde(deserialize_with = "several")]
+    pub trusted_proxy: Option<Vec<IpAddr>>,
+    /// A file with a word that lets others name torrents of an open tracker.
+    ///
+    /// One line of at least 16 characters. Without this key only this machine may, on the page /register.
+    #[arg(long, env = "LABMESH_REGISTER_TOKEN", hide_env_values = true, hide_short_help = true,
+        value_name = "FILE", value_parser = read::<PathBuf>)]
+    #[serde(deserialize_with = "one")]
+    pub register_token: Option<PathBuf>,
     /// Which files are images, by the end of their names.
+    ///
+    /// "*" is every file but those that lie beside images, such as .torrent and .sum.
     #[arg(long, env = "LABMESH_EXTENSIONS", hide_env_values = true, value_name = "EXT", value_delimiter = ',',
         hide_short_help = true, value_parser = read::<Extension>)]
     #[serde(deserialize_with = "several")]
     pub extensions: Option<Vec<Extension>>,
+    /// Whether an image that has a .torrent is read once to see that they fit.
+    ///
+    /// With false an image is believed if its length fits, as btlaunchmany does with check_hashes 0. Whoever fetches it
+    /// checks every piece all the same.
+    #[arg(long, env = "LABMESH_CHECK_HASHES", hide_env_values = true, value_name = "BOOL", hide_short_help = true,
+        value_parser = read::<bool>)]
+    #[serde(deserialize_with = "one")]
+    pub check_hashes: Option<bool>,
+    /// The owner of images, torrents and sums that this node makes, by name or number.
+    ///
+    /// Only root may give files away. Without this key: the user whom the node runs as.
+    #[arg(long, env = "LABMESH_FILE_OWNER", hide_env_values = true, value_name = "USER", hide_short_help = true,
+        value_parser = read::<String>)]
+    #[serde(deserialize_with = "one")]
+    pub file_owner: Option<String>,
+    /// Their group, by name or number.
+    #[arg(long, env = "LABMESH_FILE_GROUP", hide_env_values = true, value_name = "GROUP", hide_short_help = true,
+        value_parser = read::<String>)]
+    #[serde(deserialize_with = "one")]
+    pub file_group: Option<String>,
+    /// Their permissions.
+    #[arg(long, env = "LABMESH_FILE_MODE", hide_env_values = true, value_name = "OCTAL", hide_short_help = true,
+        value_parser = read::<FileMode>)]
+    #[serde(deserialize_with = "one")]
+    pub file_mode: Option<FileMode>,
     /// Memory for pieces that are on their way, at least 64 MiB.
     #[arg(long, env = "LABMESH_PIECE_BUFFER", hide_env_values = true, value_name = "SIZE", hide_short_help = true,
         value_parser = read::<bytesize::ByteSize>)]
@@ -182,6 +283,7 @@ pub struct Settings {
 const DEFAULTS: &[(&str, &str, bool)] = &[
     ("cache", r#""/var/lib/labmesh/images""#, false),
     ("library", r#"["/mnt/images"]"#, false),
+    ("torrents", r#""/var/lib/labmesh/torrents""#, false),
     ("state", r#""/var/lib/labmesh/state""#, false),
     ("mesh", r#""labmesh""#, true),
     ("key", r#""/etc/labmesh/mesh.key""#, false),
@@ -198,7 +300,21 @@ const DEFAULTS: &[(&str, &str, bool)] = &[
     ("seed_time", r#""60s""#, false),
     ("rescan_interval", r#""60s""#, true),
     ("open_tracker", "false", true),
+    ("reannounce_interval", r#""30s""#, true),
+    ("min_reannounce_interval", r#""10s""#, true),
+    ("timeout_downloaders_interval", r#""95s""#, false),
+    ("response_size", "50", true),
+    ("nat_check", "3", true),
+    ("allow_get", "true", true),
+    ("scrape_allowed", r#""full""#, true),
+    ("announces_per_address", "1000", true),
+    ("trusted_proxy", r#"["10.1.2.3"]"#, false),
+    ("register_token", r#""/etc/labmesh/register.token""#, false),
     ("extensions", r#"["img", "dsk", "pgz", "iso", "qcow2", "img.zst", "img.gz", "img.xz", "img.lz4"]"#, true),
+    ("check_hashes", "true", true),
+    ("file_owner", r#""opengnsys""#, false),
+    ("file_group", r#""opengnsys""#, false),
+    ("file_mode", r#""0644""#, true),
     ("piece_buffer", r#""256 MiB""#, true),
     ("socket_mode", r#""0600""#, true),
     ("socket_group", r#""labmesh""#, false),
@@ -246,6 +362,7 @@ impl Settings {
         Self {
             cache: self.cache.or(below.cache),
             library: self.library.or(below.library),
+            torrents: self.torrents.or(below.torrents),
             state: self.state.or(below.state),
             mesh: self.mesh.or(below.mesh),
             key: self.key.or(below.key),
@@ -262,7 +379,21 @@ impl Settings {
             seed_time: self.seed_time.or(below.seed_time),
             rescan_interval: self.rescan_interval.or(below.rescan_interval),
             open_tracker: self.open_tracker.or(below.open_tracker),
+            reannounce_interval: self.reannounce_interval.or(below.reannounce_interval),
+            min_reannounce_interval: self.min_reannounce_interval.or(below.min_reannounce_interval),
+            timeout_downloaders_interval: self.timeout_downloaders_interval.or(below.timeout_downloaders_interval),
+            response_size: self.response_size.or(below.response_size),
+            nat_check: self.nat_check.or(below.nat_check),
+            allow_get: self.allow_get.or(below.allow_get),
+            scrape_allowed: self.scrape_allowed.or(below.scrape_allowed),
+            announces_per_address: self.announces_per_address.or(below.announces_per_address),
+            trusted_proxy: self.trusted_proxy.or(below.trusted_proxy),
+            register_token: self.register_token.or(below.register_token),
             extensions: self.extensions.or(below.extensions),
+            check_hashes: self.check_hashes.or(below.check_hashes),
+            file_owner: self.file_owner.or(below.file_owner),
+            file_group: self.file_group.or(below.file_group),
+            file_mode: self.file_mode.or(below.file_mode),
             piece_buffer: self.piece_buffer.or(below.piece_buffer),
             socket_mode: self.socket_mode.or(below.socket_mode),
             socket_group: self.socket_group.or(below.socket_group),
@@ -326,6 +457,8 @@ pub struct Config {
     pub cache: PathBuf,
     /// Read-only image folders; absolute.
     pub libraries: Vec<PathBuf>,
+    /// Where torrents are kept, if not beside their images; absolute.
+    pub torrents: Option<PathBuf>,
     /// Identity, terms, cache index; absolute.
     pub state: PathBuf,
     /// The mesh's name.
@@ -358,15 +491,24 @@ pub struct Config {
     pub seed_time: Option<SeedTime>,
     /// How often folders are read again.
     pub rescan_interval: Duration,
-    /// Track any info hash.
-    pub open_tracker: bool,
+    /// What the tracker tells clients and takes from them.
+    pub tracker: TrackerConfig,
+    /// What the tracker's port does for whom.
+    pub tracker_policy: Policy,
     /// Which files are images.
     pub extensions: Vec<Extension>,
+    /// Whether images are checked against the torrents that they come with.
+    pub check_hashes: bool,
+    /// Whose the files are that the node makes in image folders.
+    pub ownership: Ownership,
     /// Bytes of pieces in flight.
     pub piece_buffer: u64,
     /// The local socket.
     pub socket: SocketConfig,
 }
+
+/// Why a setting cannot be missing.
+const WHY: &str = "the built-in defaults name this key";
 
 /// The local socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -395,7 +537,6 @@ impl Config {
     }
 
     fn check(s: Settings) -> anyhow::Result<Self> {
-        const WHY: &str = "the built-in defaults name this key";
         if s.bind.is_some() && s.interface.is_some() {
             bail!("bind and interface are both set; one of them says where to listen");
         }
@@ -427,12 +568,17 @@ impl Config {
         if let Some(interface) = &s.interface {
             values::check_interface(interface)?;
         }
+        let (tracker, tracker_policy) = check_tracker(&s)?;
+        let mode = s.file_mode.expect(WHY).0;
+        let ownership = Ownership::new(s.file_owner.as_deref(), s.file_group.as_deref(), mode)
+            .context("file_owner and file_group")?;
         let absolute = |path: PathBuf| std::path::absolute(&path).with_context(|| format!("bad path {path:?}"));
         let cache = s.cache.map_or_else(|| data_folder("images"), Ok)?;
         let state = s.state.map_or_else(|| data_folder("state"), Ok)?;
         Ok(Self {
             cache: absolute(cache)?,
             libraries: s.library.unwrap_or_default().into_iter().map(absolute).collect::<Result<_, _>>()?,
+            torrents: s.torrents.map(absolute).transpose()?,
             state: absolute(state)?,
             mesh: s.mesh.expect(WHY).to_string(),
             key,
@@ -449,8 +595,11 @@ impl Config {
             mode: s.mode.expect(WHY),
             seed_time: s.seed_time,
             rescan_interval,
-            open_tracker: s.open_tracker.expect(WHY),
+            tracker,
+            tracker_policy,
             extensions: s.extensions.expect(WHY),
+            check_hashes: s.check_hashes.expect(WHY),
+            ownership,
             piece_buffer,
             socket: SocketConfig {
                 path: absolute(s.socket.map_or_else(default_socket, Ok)?)?,
@@ -459,6 +608,44 @@ impl Config {
             },
         })
     }
+}
+
+/// The settings of the tracker, checked against each other.
+fn check_tracker(s: &Settings) -> anyhow::Result<(TrackerConfig, Policy)> {
+    /// Longer than anybody would wait for news of a peer; also keeps sums of times small.
+    const INTERVAL_MAX: Duration = Duration::from_secs(24 * 3600);
+    let interval = s.reannounce_interval.expect(WHY);
+    let expiry = s.timeout_downloaders_interval.unwrap_or(interval.saturating_mul(3) + Duration::from_secs(5));
+    let shown = humantime::format_duration;
+    if !(Duration::from_secs(1)..=INTERVAL_MAX).contains(&interval) {
+        bail!("reannounce_interval is {}, it must be 1s to 1day", shown(interval));
+    }
+    let min_interval = s.min_reannounce_interval.expect(WHY).min(interval);
+    if expiry < interval * 2 || expiry > INTERVAL_MAX * 4 {
+        bail!(
+            "timeout_downloaders_interval is {}, it must be at least twice reannounce_interval ({}), or peers that are \
+             there would be dropped",
+            shown(expiry),
+            shown(interval)
+        );
+    }
+    let response_size = s.response_size.expect(WHY) as usize;
+    if response_size > NUMWANT_MAX {
+        bail!("response_size is {response_size}, it must be at most {NUMWANT_MAX}");
+    }
+    let nat_check = s.nat_check.expect(WHY);
+    let Ok(nat_check @ 0..=100) = u8::try_from(nat_check) else {
+        bail!("nat_check is {nat_check}, it must be at most 100")
+    };
+    let open = s.open_tracker.expect(WHY);
+    let policy = Policy {
+        allow_get: s.allow_get.expect(WHY),
+        scrape_allowed: s.scrape_allowed.expect(WHY),
+        trusted_proxies: s.trusted_proxy.iter().flatten().map(IpAddr::to_canonical).collect(),
+        announces_per_address: s.announces_per_address.expect(WHY),
+        register_token: s.register_token.as_deref().map(values::token_from_file).transpose()?,
+    };
+    Ok((TrackerConfig { open, interval, min_interval, expiry, response_size, nat_check }, policy))
 }
 
 /// A folder of this program for the user who runs it.
@@ -523,7 +710,7 @@ mod tests {
         });
         let settings: Settings = toml::from_str(&all).unwrap();
         assert_eq!(settings.key.as_deref(), Some(Path::new("/etc/labmesh/mesh.key")));
-        assert_eq!(DEFAULTS.len(), 23, "every key of Settings has a line in the printed default");
+        assert_eq!(DEFAULTS.len(), 37, "every key of Settings has a line in the printed default");
     }
 
     #[test]
@@ -561,6 +748,24 @@ mod tests {
         refused("bind = \"10.0.0.1\"\ninterface = \"eth0\"", &["both set"]);
         refused("piece_buffer = \"1 MiB\"", &["at least 64 MiB"]);
         refused("socket_mode = \"0999\"", &["octal"]);
+        refused("file_owner = \"nobody here\"", &["no user \"nobody here\""]);
+        refused("reannounce_interval = 0", &["must be 1s to 1day"]);
+        refused("timeout_downloaders_interval = 30", &["at least twice reannounce_interval (30s)"]);
+        refused("response_size = 201", &["at most 200"]);
+        refused("nat_check = 101", &["at most 100"]);
+        refused("nat_check = -1", &["expected 0"]);
+        refused("scrape_allowed = \"all\"", &["none, specific or full"]);
+        refused("trusted_proxy = [\"proxy.lab\"]", &["no such IP address"]);
+        refused("register_token = \"/nonexistent/token\"", &["/nonexistent/token"]);
+    }
+
+    #[test]
+    fn a_tracker_without_a_timeout_forgives_two_lost_announces() {
+        let config = resolved("reannounce_interval = \"10m\"\nmin_reannounce_interval = \"1h\"", Settings::default());
+        assert_eq!(config.tracker.expiry, Duration::from_secs(1805));
+        assert_eq!(config.tracker.min_interval, Duration::from_secs(600));
+        assert_eq!(resolved("", Settings::default()).tracker, TrackerConfig::default());
+        assert_eq!(resolved("", Settings::default()).tracker_policy, Policy::default());
     }
 
     #[test]

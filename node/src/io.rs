@@ -21,12 +21,15 @@ pub mod identity;
 pub mod interfaces;
 pub mod mdns;
 
+pub mod announcer;
 pub mod cache;
+pub mod http;
+pub mod ownership;
 pub mod socket;
 pub mod tracker;
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 use buffers::Buffer;
 use source::Source;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
+use crate::announcer::Announcer;
 use crate::board::{self, Board};
 use crate::catalogue::{self, Catalogue};
 use crate::config::{Config, Mode, SeedTime};
@@ -25,7 +26,7 @@ use crate::tracker::Tracker;
 use crate::wire::control::{Holding, Holdings};
 use crate::wire::metainfo::Metainfo;
 
-pub use self::status::{ImageStatus, NodeStatus, Role, Status, TransferStatus};
+pub use self::status::{ImageStatus, NodeStatus, Role, Status, TorrentStatus, TransferStatus};
 
 mod commands;
 mod mesh;
@@ -62,6 +63,7 @@ pub struct Node {
     roster: Roster,
     catalogue: Catalogue,
     tracker: Tracker,
+    announcer: Announcer,
     torrents: Torrents,
     board: Board,
 
@@ -84,6 +86,10 @@ pub struct Node {
     /// Announces of clients that were passed on to the master, until it answers.
     passed_on: VecDeque<mesh::PassedOn>,
     leaving: bool,
+    /// The earliest deadline of all parts but the swarms.
+    deadline: Option<(Time, &'static str)>,
+    /// Some part was told of something since its outputs were carried further.
+    unsettled: bool,
     outputs: VecDeque<Output>,
 }
 
@@ -92,12 +98,14 @@ impl Node {
     pub fn new(now: Time, config: Config, on_disk: Epoch) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
         let me = config.id;
+        let announcer_seed = config.seed.rotate_left(32);
         let mut node = Self {
             election: Election::new(now, me, config.weight, config.keyed, config.control_port, on_disk, rng.next_u64()),
             discovery: Discovery::new(me, rng.next_u64()),
             roster: Roster::new(now, mesh::member(&config), config.keyed),
             catalogue: Catalogue::new(me),
-            tracker: Tracker::new(me, rng.next_u64(), config.open_tracker),
+            tracker: Tracker::new(me, rng.next_u64(), config.tracker),
+            announcer: Announcer::new(PeerId::of_node(&me), config.peer_port, config.mesh_host.clone(), announcer_seed),
             torrents: Torrents::default(),
             board: Board::new(now, me),
             swarms: Vec::new(),
@@ -113,6 +121,8 @@ impl Node {
             holdings_version: rng.next_u64() >> 16,
             passed_on: VecDeque::new(),
             leaving: false,
+            deadline: None,
+            unsettled: false,
             outputs: VecDeque::new(),
             rng,
             config,
@@ -124,13 +134,25 @@ impl Node {
     /// Something happened.
     pub fn handle_input(&mut self, now: Time, input: Input) {
         match input {
-            // The data plane first: it is the most of it by far.
+            // The data plane first: it is the most of it by far, and seldom concerns more than its swarm.
             Input::Block { conn, range } => self.tell_peer(now, conn, swarm::Input::Block(conn, range)),
             Input::Peer { conn, message } => self.tell_peer(now, conn, swarm::Input::Peer(conn, message)),
             Input::Sent { conn, block } => self.tell_peer(now, conn, swarm::Input::Sent(conn, block)),
             Input::Verified { image, piece, result } => {
-                self.tell_image(now, image, swarm::Input::Verified(piece, result))
+                self.tell_image(now, image, swarm::Input::Verified(piece, result));
             }
+            input => {
+                self.unsettled = true;
+                self.handle_other(now, input);
+            }
+        }
+        if self.unsettled {
+            self.settle(now);
+        }
+    }
+
+    fn handle_other(&mut self, now: Time, input: Input) {
+        match input {
             Input::PeerUp { conn, addr, handshake, outgoing } => {
                 let Some(image) = self.image_of(&handshake.info_hash) else {
                     let reason = CloseReason::Misbehaved(PeerMisbehaved::UnknownInfoHash);
@@ -171,7 +193,6 @@ impl Node {
             Input::Command { id, command } => self.command(now, id, command),
             mesh => self.handle_mesh(now, mesh),
         }
-        self.settle(now);
     }
 
     /// The deadline has come.
@@ -192,12 +213,15 @@ impl Node {
         if due(self.tracker.poll_timeout()) {
             self.tracker.handle_timeout(now);
         }
+        if due(self.announcer.poll_timeout()) {
+            self.announcer.handle_timeout(now);
+        }
         if due(self.torrents.poll_timeout()) {
             self.torrents.handle_timeout(now);
         }
         if due(self.board.poll_timeout()) {
-            let mine = self.reports(now);
-            self.board.handle_input(now, board::Input::Mine(mine));
+            let (reports, master) = (self.reports(now), self.is_ruling());
+            self.board.handle_input(now, board::Input::Mine { reports, master });
         }
         while let Some((at, image)) = self.timers.first().copied().filter(|(at, _)| *at <= now) {
             self.timers.remove(&(at, image));
@@ -221,17 +245,21 @@ impl Node {
     /// When it wants to be woken, and why.
     pub fn poll_timeout(&self) -> Option<(Time, &'static str)> {
         let swarm = self.timers.first().map(|(at, image)| (*at, self.armed[*image].map_or("swarm", |(_, why)| why)));
+        [self.deadline, swarm].into_iter().flatten().min_by_key(|(at, _)| *at)
+    }
+
+    fn deadline(&self) -> Option<(Time, &'static str)> {
         let parts = [
             self.election.poll_timeout(),
             self.discovery.poll_timeout(),
             self.roster.poll_timeout(),
             self.catalogue.poll_timeout(),
             self.tracker.poll_timeout(),
+            self.announcer.poll_timeout(),
             self.torrents.poll_timeout(),
             self.board.poll_timeout(),
             self.passed_on_timeout(),
             self.early.front().map(|early| (early.until(), "command waits for the catalogue")),
-            swarm,
         ];
         parts.into_iter().flatten().min_by_key(|(at, _)| *at)
     }
@@ -275,6 +303,7 @@ impl Node {
             stopped,
             master: self.is_ruling(),
             buffer_bytes: self.config.piece_buffer_bytes,
+            block_bytes: self.config.block_bytes,
             seed: self.rng.next_u64(),
         };
         self.swarms[image] = Some(Swarm::new(now, start));
@@ -360,7 +389,10 @@ impl Node {
             while let Some(output) = self.swarms[image].as_mut().and_then(Swarm::poll_output) {
                 match output {
                     swarm::Output::Border(output) => self.outputs.push_back(output),
-                    swarm::Output::Announce(announce) => self.announce(now, announce),
+                    swarm::Output::Announce(announce) => {
+                        self.unsettled = true;
+                        self.announce(now, image, announce);
+                    }
                     swarm::Output::State { state, detail } => self.tell_state(image, state, detail),
                 }
             }
@@ -392,6 +424,8 @@ impl Node {
                 self.do_for_catalogue(now, output);
             } else if let Some(output) = self.tracker.poll_output() {
                 self.do_for_tracker(now, output);
+            } else if let Some(output) = self.announcer.poll_output() {
+                self.do_for_announcer(now, output);
             } else if let Some(output) = self.torrents.poll_output() {
                 self.do_for_torrents(now, output);
             } else if let Some(output) = self.board.poll_output() {
@@ -400,6 +434,8 @@ impl Node {
                 break;
             }
         }
+        self.unsettled = false;
+        self.deadline = self.deadline();
     }
 
     /// The name and the torrent of an image.

@@ -176,9 +176,8 @@ fn follow(out: Out, t: &Transfer, job: &mut Option<Job>, said: &mut serde_json::
         *said = now;
     }
     let job = job.get_or_insert_with(|| out.job(&t.image, t.size));
-    let left = t.size.saturating_sub(t.bytes_have).checked_div(t.down_bps).map(Duration::from_secs);
-    let left = left.map(|left| format!("{}, {} left", view::rate(t.down_bps), humantime::format_duration(left)));
-    let figures = left.unwrap_or_default();
+    let left = t.left_s.map(|left| view::span(Duration::from_secs(left)));
+    let figures = left.map(|left| format!("{}, {left} left", view::rate(t.down_bps))).unwrap_or_default();
     let doing = match t.trouble() {
         Some(trouble) => trouble,
         None if t.state == TransferState::Stopped => format!("stopped (labmesh start {} goes on)", t.image),

@@ -14,6 +14,8 @@ use labmesh_proto::id::NodeId;
 use libp2p::multiaddr::Protocol;
 use serde::de::{self, Deserializer, Visitor};
 
+use crate::io::tracker::{ScrapeAllowed, Token};
+
 /// Something that a person can set.
 pub trait Value: Sized {
     /// What is expected, for error messages.
@@ -110,13 +112,26 @@ impl Value for Label {
     }
 }
 
-/// The end of a name that makes a file an image, without the dot: `img`, `img.zst`.
+/// The end of a name that makes a file an image, without the dot: `img`, `img.zst`; or `*` for every file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Extension(String);
 
+/// Ends of names that belong to an image, or to the work of another client on one, and are none.
+const SIDECARS: [&str; 12] =
+    ["torrent", "sum", "lock", "part", "journal", "inactive", "ant", "bf", "bfog", "new", "aria2", "mcast"];
+
 impl Extension {
+    /// Whether every file is an image.
+    pub fn is_every(&self) -> bool {
+        self.0 == "*"
+    }
+
     /// Whether a file of this name is an image of this kind, in capitals or not.
     pub fn fits(&self, name: &str) -> bool {
+        if self.is_every() {
+            let last = name.rsplit_once('.').map(|(_, last)| last.to_ascii_lowercase());
+            return !name.starts_with('.') && !last.is_some_and(|last| SIDECARS.contains(&last.as_str()));
+        }
         let (name, end) = (name.as_bytes(), self.0.as_bytes());
         let Some(dot) = name.len().checked_sub(end.len() + 1) else { return false };
         dot > 0 && name[dot] == b'.' && name[dot + 1..].eq_ignore_ascii_case(end)
@@ -133,8 +148,9 @@ impl Value for Extension {
     const EXPECTED: &'static str = "an extension such as img or img.zst";
 
     fn read(text: &str) -> Result<Self, String> {
-        /// Ends of names that belong to an image and are none.
-        const SIDECARS: [&str; 8] = ["torrent", "sum", "lock", "part", "journal", "inactive", "ant", "bf"];
+        if text == "*" {
+            return Ok(Self(text.to_owned()));
+        }
         let text = text.strip_prefix('.').unwrap_or(text);
         let good = |c: char| c.is_ascii_alphanumeric() || c == '.' || c == '-' || c == '_';
         if text.is_empty() || text.len() > 16 || !text.chars().all(good) || text.split('.').any(str::is_empty) {
@@ -239,6 +255,20 @@ impl fmt::Debug for MeshKey {
     }
 }
 
+/// Reads the file of a token: one line.
+///
+/// # Errors
+/// If it cannot be read or is no word of 16 to 1024 printable characters.
+pub(super) fn token_from_file(path: &Path) -> anyhow::Result<Token> {
+    let shown = path.display();
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the token {shown}"))?;
+    let word = text.trim();
+    if !(16..=1024).contains(&word.len()) || !word.chars().all(|c| c.is_ascii_graphic()) {
+        bail!("the token {shown} must be one word of 16 to 1024 letters, digits and signs");
+    }
+    Ok(Token(word.to_owned()))
+}
+
 /// Whether there is such a network interface; it may get its address later.
 pub(super) fn check_interface(interface: &str) -> anyhow::Result<()> {
     let all = std::fs::read_dir("/sys/class/net").context("cannot list the network interfaces")?;
@@ -268,6 +298,13 @@ values! {
     PathBuf: "a path", |text| if text.is_empty() { Err("expected a path".to_owned()) } else { Ok(Self::from(text)) };
     String: "a word", |text| if text.is_empty() { Err("expected a word".to_owned()) } else { Ok(text.to_owned()) };
     IpAddr: "an IP address", |text| text.parse().map_err(|_| format!("no such IP address: {text:?}"));
+    u32: "a number", |text| text.parse().map_err(|_| format!("expected 0 or a positive number, not {text:?}"));
+    ScrapeAllowed: "none, specific or full", |text| match text {
+        "none" => Ok(Self::None),
+        "specific" => Ok(Self::Specific),
+        "full" => Ok(Self::Full),
+        _ => Err(format!("expected none, specific or full, not {text:?}")),
+    };
     u16: "a port", |text| text.parse().map_err(|_| format!("no such port: {text} (expected 0 to 65535)"));
     bool: "true or false", |text| text.parse().map_err(|_| format!("expected true or false, not {text:?}"));
     Mode: "leecher, peer or seeder", |text| text.parse().map_err(|e| format!("{e}"));
@@ -315,7 +352,13 @@ mod tests {
         assert!(img.fits("a.img") && img.fits("A.IMG") && img.fits("ü.img"));
         assert!(!img.fits(".img") && !img.fits("aimg") && !img.fits("a.img.torrent") && !img.fits("img"));
         assert!(Extension::read("img.zst").unwrap().fits("win10.img.zst"));
-        for bad in ["", ".", "a..b", "img.torrent", "PART", "a/b"] {
+        let every = Extension::read("*").unwrap();
+        assert!(every.fits("a.img") && every.fits("README") && every.fits("a b.iso.zst"));
+        for sidecar in [".a.img", "a.img.torrent", "a.img.full.sum", "a.img.PART", "a.img.torrent.inactive", "x.aria2"]
+        {
+            assert!(!every.fits(sidecar), "{sidecar}");
+        }
+        for bad in ["", ".", "a..b", "img.torrent", "PART", "a/b", "**", "*.img"] {
             assert!(Extension::read(bad).is_err(), "{bad}");
         }
     }

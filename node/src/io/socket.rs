@@ -136,7 +136,7 @@ impl Listener {
         let _ = std::fs::remove_file(&hidden);
         let listener = UnixListener::bind(&hidden).with_context(|| format!("cannot make the socket {shown}"))?;
         let placed = (|| {
-            let group = config.group.as_deref().map(group_id).transpose()?;
+            let group = config.group.as_deref().map(super::ownership::group_id).transpose()?;
             rustix::fs::chown(&hidden, None, group).context("cannot give the socket its group")?;
             std::fs::set_permissions(&hidden, std::fs::Permissions::from_mode(config.mode.0))?;
             std::fs::rename(&hidden, path)?;
@@ -159,18 +159,6 @@ impl Drop for Listener {
             let _ = std::fs::remove_file(&self.path);
         }
     }
-}
-
-/// A group by number, or by name in `/etc/group`.
-fn group_id(group: &str) -> anyhow::Result<rustix::fs::Gid> {
-    let named = || {
-        let table = std::fs::read_to_string("/etc/group").ok()?;
-        let line = table.lines().find(|line| line.split(':').next() == Some(group))?;
-        line.split(':').nth(2)?.parse().ok()
-    };
-    let id: Option<u32> = group.parse().ok().or_else(named);
-    let id = id.filter(|id| *id != u32::MAX).with_context(|| format!("no group {group:?} in /etc/group"))?;
-    Ok(rustix::fs::Gid::from_raw(id))
 }
 
 /// What a connection needs of the node.

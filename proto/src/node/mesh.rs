@@ -2,17 +2,22 @@
 //! catalogue, tracker and swarms.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Node;
 use crate::config::{Config, PROTOCOL_VERSION};
 use crate::discovery::Standing;
 use crate::id::{Epoch, InfoHash, NodeId, RequestId, Time};
-use crate::io::{Event, Input, Output};
+use crate::io::{Event, Input, Output, Refusal, Reply};
 use crate::neighbours::Site;
-use crate::wire::control::{Member, Message, Neighbours, NodeAnnounce, TransferState};
+use crate::swarm::Swarm;
+use crate::wire::control::{
+    BookReplica, Member, Message, Neighbours, NodeAnnounce, RegisteredName, RosterEntry, TransferState,
+};
 use crate::wire::http_tracker::Announce;
-use crate::{board, catalogue, discovery, election, roster, swarm, torrents, tracker};
+use crate::wire::tracker_client::TrackerUrl;
+use crate::{announcer, board, catalogue, discovery, election, roster, swarm, torrents, tracker};
 
 /// How long a client that announced here may wait for the master, before it gets what this node knows: as long as a node
 /// needs to be master of itself. An empty answer costs a client its interval, and some ten minutes.
@@ -93,12 +98,20 @@ impl Node {
             Input::Control { from, message } => self.hear(now, from, message),
             Input::Persisted { epoch } => self.election.handle_input(now, election::Input::Persisted { epoch }),
             Input::Announce { id, announce } => self.client_announces(now, id, announce),
+            Input::Probed { info_hash, addr, reachable } => {
+                self.tracker.handle_input(now, tracker::Input::Probed { info_hash, addr, reachable });
+            }
+            Input::Saved(book) => self.tracker.handle_input(now, tracker::Input::Replica(book)),
+            Input::TrackerSaid { id, result } => {
+                self.announcer.handle_input(now, announcer::Input::Said { id, result });
+            }
             Input::Address(addr) => {
                 self.config.addr = Some(addr);
                 self.roster.handle_input(now, roster::Input::Address(addr));
             }
             Input::Shutdown => {
                 self.leaving = true;
+                self.tracker.handle_input(now, tracker::Input::Shutdown);
                 self.election.handle_input(now, election::Input::Shutdown);
                 self.tell_all_swarms(now, &swarm::Input::Withdraw);
                 self.settle(now);
@@ -410,25 +423,64 @@ impl Node {
     pub(super) fn do_for_board(&mut self, output: board::Output) {
         match output {
             board::Output::Mine(reports) => self.send_to_master(Message::Progress(reports)),
-            board::Output::All(all) if self.is_ruling() => {
+            board::Output::All(all) => {
                 let live = self.roster.entries().filter(|e| e.live && e.member.id != self.config.id);
                 for to in live.map(|e| e.member.id).collect::<Vec<_>>() {
                     self.send(to, Message::Board(all.clone()));
                 }
             }
-            board::Output::All(_) => {}
         }
     }
 
     // ---- the tracker
 
-    /// A swarm of this node announces: to the tracker here, or to the master's. Without a master it waits for one.
-    pub(super) fn announce(&mut self, now: Time, announce: NodeAnnounce) {
+    /// A swarm of this node announces: to the tracker here, or to the master's, and to the trackers of others that its
+    /// torrent names. Without a master it waits for one.
+    pub(super) fn announce(&mut self, now: Time, image: usize, announce: NodeAnnounce) {
+        let settled = self.is_ruling() || self.master().is_some();
+        if let Some(metainfo) = self.swarms[image].as_ref().map(Swarm::metainfo)
+            && !metainfo.announce().is_empty()
+            && (settled || announce.leaving)
+        {
+            let metainfo = Arc::clone(metainfo);
+            self.announcer.handle_input(now, announcer::Input::Swarm { announce, metainfo });
+        }
         if self.is_ruling() {
             self.node_announces(now, self.config.id, announce);
         } else {
             self.send_to_master(Message::Announce(announce));
         }
+    }
+
+    pub(super) fn do_for_announcer(&mut self, now: Time, output: announcer::Output) {
+        match output {
+            announcer::Output::Ask { id, tracker, .. } if self.is_of_mesh(&tracker) => {
+                self.announcer.handle_input(now, announcer::Input::Ours(id));
+            }
+            announcer::Output::Ask { id, tracker, request } => {
+                self.outputs.push_back(Output::AskTracker { id, tracker, request });
+            }
+            announcer::Output::Done(id) => self.outputs.push_back(Output::TrackerDone(id)),
+            announcer::Output::Peers { info_hash, mut peers } => {
+                // A tracker elsewhere has no business with what listens on this machine.
+                let on_loopback = self.config.addr.is_some_and(|ip| ip.is_loopback());
+                peers.retain(|peer| on_loopback || !peer.ip().is_loopback());
+                if let Some(image) = self.image_of(&info_hash) {
+                    self.tell_swarm(now, image, swarm::Input::Strangers(peers));
+                }
+            }
+        }
+    }
+
+    /// Whether a node of this mesh answers there.
+    fn is_of_mesh(&self, tracker: &TrackerUrl) -> bool {
+        let Ok(ip) = tracker.host.parse::<IpAddr>() else { return false };
+        let own = self.config.addr == Some(ip) && self.config.http_port == tracker.port;
+        let is_there = |entry: &RosterEntry| {
+            let addr = entry.member.addr.or_else(|| self.roster.address(&entry.member.id));
+            addr == Some(ip) && entry.member.http_port == tracker.port
+        };
+        own || self.roster.entries().any(is_there)
     }
 
     fn node_announces(&mut self, now: Time, from: NodeId, announce: NodeAnnounce) {
@@ -456,18 +508,32 @@ impl Node {
             }
             tracker::Output::Wake { node, info_hash } if node == me => self.wake(now, info_hash),
             tracker::Output::Wake { node, info_hash } => self.send(node, Message::Wake(info_hash)),
-            tracker::Output::Completed(info_hash) => {
-                self.catalogue.handle_input(now, catalogue::Input::Completed(info_hash));
+            tracker::Output::Completed { info_hash, downloaded } => {
+                self.catalogue.handle_input(now, catalogue::Input::Completed { info_hash, downloaded });
                 self.tell_versions(now);
             }
-            tracker::Output::Replicate(book) => {
-                for to in self.roster.succession().to_vec() {
-                    if to != me {
-                        self.send(to, Message::Book(book.clone()));
-                    }
+            tracker::Output::Probe { info_hash, addr } => self.outputs.push_back(Output::Probe { info_hash, addr }),
+            tracker::Output::Replicate => {
+                let deputies: Vec<NodeId> = self.roster.succession().iter().copied().filter(|to| *to != me).collect();
+                if !deputies.is_empty() {
+                    let book = self.tracker.replica();
+                    deputies.into_iter().for_each(|to| self.send(to, Message::Book(book.clone())));
                 }
             }
+            tracker::Output::Save(book) => self.outputs.push_back(Output::SaveBook(book)),
         }
+    }
+
+    /// A person names a torrent of an open tracker: here, and at the master, which tells the deputies.
+    pub(super) fn register(&mut self, now: Time, name: RegisteredName) -> Result<Reply, Refusal> {
+        self.tracker.may_register().map_err(|reason| match reason {
+            tracker::NotRegistered::Closed => Refusal::ClosedTracker,
+            tracker::NotRegistered::Full(n) => Refusal::TooManyNames(n),
+        })?;
+        let book = BookReplica { peers: Vec::new(), downloaded: Vec::new(), names: vec![name.clone()] };
+        self.tracker.handle_input(now, tracker::Input::Register(name));
+        self.send_to_master(Message::Book(book));
+        Ok(Reply::Done)
     }
 
     fn hear_neighbours(&mut self, now: Time, from: NodeId, answer: Neighbours) {
@@ -489,15 +555,15 @@ impl Node {
             return self.tracker.handle_input(now, tracker::Input::Announce { id, announce });
         }
         if let Some(master) = self.master() {
-            self.send(master, tracker::foreign::pass_on(id.0, &announce));
+            self.send(master, tracker::foreign::pass_on(id.0, &announce, &self.config.tracker));
         }
         self.passed_on.push_back(PassedOn { id, until: now + PASSED_ON, announce });
     }
 
     /// The clients that wait are for this master now.
     fn pass_on_again(&mut self, master: NodeId) {
-        let messages: Vec<Message> =
-            self.passed_on.iter().map(|p| tracker::foreign::pass_on(p.id.0, &p.announce)).collect();
+        let pass_on = |p: &PassedOn| tracker::foreign::pass_on(p.id.0, &p.announce, &self.config.tracker);
+        let messages: Vec<Message> = self.passed_on.iter().map(pass_on).collect();
         messages.into_iter().for_each(|message| self.send(master, message));
     }
 
@@ -506,7 +572,7 @@ impl Node {
         self.passed_on.remove(waiting);
         let master = self.master().and_then(|m| self.roster.member(&m)).and_then(|e| e.member.addr);
         let answer = answer.map(|answer| located(answer, master));
-        let result = tracker::foreign::passed_back(answer);
+        let result = tracker::foreign::passed_back(answer, &self.config.tracker);
         self.outputs.push_back(Output::Announced { id, result });
     }
 

@@ -83,7 +83,7 @@ fn a_follower_has_the_masters_roster_by_deltas() {
     follower.handle_input(ms(120), Input::Delta { from: id(1), delta: more });
     assert!(follower.entries().eq(leader.entries()));
     assert_eq!((follower.version(), follower.succession()), (leader.version(), leader.succession()));
-    assert_eq!(follower.node_at(address(3), 6881), Some(id(3)));
+    assert_eq!(follower.address(&id(3)), Some(address(3)));
 }
 
 #[test]
@@ -225,8 +225,7 @@ fn the_address_is_what_the_connection_shows_except_among_nodes_of_one_machine() 
     let loopback = |n| IpAddr::V4(Ipv4Addr::new(127, 0, 0, n));
     let bound = Member { addr: Some(loopback(8)), ..member(8, "pc") };
     roster.handle_input(ms(20), Input::Up { node: id(8), addr: loopback(1) });
-    roster
-        .handle_input(ms(20), Input::Hello { from: id(8), member: bound, protocol: PROTOCOL_VERSION, beat: None });
+    roster.handle_input(ms(20), Input::Hello { from: id(8), member: bound, protocol: PROTOCOL_VERSION, beat: None });
     assert_eq!(roster.address(&id(8)), Some(loopback(8)));
 }
 

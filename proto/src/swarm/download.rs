@@ -30,19 +30,26 @@ impl Swarm {
         if !matches!(self.life, Life::Fetching { .. }) {
             return;
         }
+        self.peers[p].hungry = true;
         let peer = &self.peers[p];
         if peer.peer_choking || !peer.am_interested {
             return;
         }
-        let sources = self.peers.iter().filter(|q| !q.peer_choking && q.am_interested).count() as u64;
+        let sources = self.count_serving();
         let together = self.down.per_second(now);
         while self.peers[p].room(now, sources, together) > 0 {
-            let Some(block) = self.next_block(p) else { break };
+            let Some(block) = self.next_block(p) else { return };
             let peer = &mut self.peers[p];
             peer.ask(now, block);
             let range = Range { piece: block.piece.get(), offset: block.offset, len: block.len };
             self.tell(p, Message::Request(range));
         }
+        self.peers[p].hungry = false;
+    }
+
+    fn count_serving(&mut self) -> u64 {
+        let serves = |q: &&Peer| !q.peer_choking && q.am_interested;
+        *self.serving.get_or_insert_with(|| self.peers.iter().filter(serves).count() as u64)
     }
 
     /// Asks every peer that has room: something changed for all of them.
@@ -69,26 +76,27 @@ impl Swarm {
 
     fn next_piece(&mut self, p: usize) -> Option<PieceIndex> {
         let sender = self.peers[p].sender;
-        let orphan = self.begun_for(p).find(|q| q.owner.is_none()).map(|q| q.piece);
+        let orphan = self.begun_for(p, |q| q.owner.is_none()).next().map(|q| q.piece);
         if let Some(piece) = orphan {
             self.pieces.adopt(piece, sender);
             return Some(piece);
         }
         if !self.out_of_buffers()
-            && let Some(piece) = self.suggested(p).or_else(|| self.picker.pick(&self.peers[p].has, |_| true))
+            && let Some(piece) = self.suggested(p).or_else(|| self.picker.pick(&self.peers[p].has))
         {
             self.picker.remove(piece);
             self.pieces.begin(piece, sender);
             return Some(piece);
         }
         // Nothing is left to begin: help with what others began.
-        self.begun_for(p).next().map(|q| q.piece)
+        self.begun_for(p, |_| true).next().map(|q| q.piece)
     }
 
     /// Begun pieces of which the peer could send a block that nobody was asked for.
-    fn begun_for(&self, p: usize) -> impl Iterator<Item = &Partial> {
+    fn begun_for(&self, p: usize, which: impl Fn(&Partial) -> bool) -> impl Iterator<Item = &Partial> {
         let Peer { has, sender, .. } = &self.peers[p];
-        self.pieces.partials().iter().filter(|q| has.has(q.piece) && q.admits(*sender) && q.has_free())
+        let could = |q: &&Partial| has.has(q.piece) && q.admits(*sender) && q.has_free();
+        self.pieces.partials().iter().filter(move |q| which(q)).filter(could)
     }
 
     fn suggested(&mut self, p: usize) -> Option<PieceIndex> {
@@ -292,7 +300,11 @@ impl Swarm {
                 self.review_interest(p);
             }
         }
-        self.ask_border(io::Output::Have { image: self.image, piece });
+        // Half of all these messages would tell one of two neighbours what it had first. Whole copies steer by them,
+        // and foreign clients may count on them.
+        let told = self.peers.iter().filter(|p| !p.has.has(piece) || p.has.is_full() || !p.is_ours());
+        let to = told.map(|p| p.conn).collect();
+        self.ask_border(io::Output::Have { image: self.image, piece, to });
     }
 
     fn bad_piece(&mut self, now: Time, piece: PieceIndex) {
