@@ -101,21 +101,14 @@ fn world() -> World {
         tracker: None,
         error: None,
     };
+    let reports = vec![report(TransferState::Seeding, 0), report(TransferState::Waiting, 1)];
     let status = Status {
         id: NodeId([7; 32]),
         name: "pc01".to_owned(),
         role: Role::Master,
         term: 3,
         master: Some("pc01".to_owned()),
-        nodes: vec![
-            node(
-                "pc01",
-                Role::Master,
-                true,
-                vec![report(TransferState::Seeding, 0), report(TransferState::Waiting, 1)],
-            ),
-            node("pc<07>", Role::Follower, false, vec![]),
-        ],
+        nodes: vec![node("pc01", Role::Master, true, reports), node("pc<07>", Role::Follower, false, vec![])],
         images,
         torrents: vec![TorrentStatus {
             info_hash: InfoHash([9; 20]),
