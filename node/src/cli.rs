@@ -12,7 +12,9 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::command::{add, config, demo, get, inspect, ls, master, mode, rescan, rm, run, start, status, stop};
+use crate::command::{
+    add, config, demo, get, inspect, ls, master, mode, rescan, rm, run, start, status, stop, torrent,
+};
 use crate::config::Settings;
 use crate::progress::Out;
 use crate::view::{Exit, Failure};
@@ -65,6 +67,9 @@ pub enum Command {
     Master(master::Master),
     /// Show what a .torrent says, or check an image against its own
     Inspect(inspect::Inspect),
+    /// Make, show and check .torrent files
+    #[command(subcommand)]
+    Torrent(torrent::Torrent),
     /// Print the default configuration with comments
     Config(config::Config),
     /// Show the whole thing on this machine, in about ten seconds
@@ -131,6 +136,7 @@ fn dispatch(command: Command, context: Context) -> anyhow::Result<()> {
             Command::Rescan(c) => c.run(context).await,
             Command::Master(c) => c.run(context).await,
             Command::Inspect(c) => c.run(&context),
+            Command::Torrent(c) => c.run(context).await,
             Command::Config(c) => c.run(),
             Command::Demo(c) => c.run(context).await,
         }
@@ -187,6 +193,10 @@ mod tests {
             &["mode", "x"],
             &["add", "x", "--move", "--copy"],
             &["master", "--claim", "--release"],
+            &["torrent"],
+            &["torrent", "create", "x", "--piece-length", "100KB"],
+            &["torrent", "create", "x", "--announce", "tracker.example"],
+            &["torrent", "create", "x", "--web-seed", "udp://w/x.img"],
         ] {
             exits(words, 2);
         }

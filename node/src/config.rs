@@ -11,13 +11,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use labmesh_proto::config::{Mode, SeedTime, Weight};
+use labmesh_proto::config::{Mode, NUMWANT_MAX, SeedTime, TrackerConfig, Weight};
 use serde::Deserialize;
 
 pub mod values;
 
 use crate::io::ownership::Ownership;
 use values::{Extension, FileMode, Join, Label, MeshKey, one, read, several};
+
+use crate::io::tracker::{Policy, ScrapeAllowed};
 
 /// Read if it is there and `--config` names no other.
 pub const FILE: &str = "/etc/labmesh/labmesh.toml";
@@ -155,6 +157,71 @@ pub struct Settings {
         default_missing_value = "true", value_name = "BOOL", value_parser = read::<bool>)]
     #[serde(deserialize_with = "one")]
     pub open_tracker: Option<bool>,
+    /// What BitTorrent clients are asked to wait between announces to the tracker.
+    #[arg(
+        long, env = "LABMESH_REANNOUNCE_INTERVAL", hide_env_values = true,
+        value_name = "T", value_parser = read::<Duration>
+    )]
+    #[serde(deserialize_with = "one")]
+    pub reannounce_interval: Option<Duration>,
+    /// The least that they may wait; earlier announces are answered all the same.
+    #[arg(
+        long, env = "LABMESH_MIN_REANNOUNCE_INTERVAL", hide_env_values = true, hide_short_help = true,
+        value_name = "T", value_parser = read::<Duration>
+    )]
+    #[serde(deserialize_with = "one")]
+    pub min_reannounce_interval: Option<Duration>,
+    /// When a client that has fallen silent leaves the tracker's book.
+    ///
+    /// Without this key: three times reannounce_interval and 5s, so that two lost announces do no harm.
+    #[arg(
+        long, env = "LABMESH_TIMEOUT_DOWNLOADERS_INTERVAL", hide_env_values = true, hide_short_help = true,
+        value_name = "T", value_parser = read::<Duration>
+    )]
+    #[serde(deserialize_with = "one")]
+    pub timeout_downloaders_interval: Option<Duration>,
+    /// Peers that the tracker tells a client that asks for no number, at most 200.
+    #[arg(long, env = "LABMESH_RESPONSE_SIZE", hide_env_values = true, hide_short_help = true,
+        value_name = "N", value_parser = read::<u32>)]
+    #[serde(deserialize_with = "one")]
+    pub response_size: Option<u32>,
+    /// How often the tracker looks whether a client can be reached at its port before it gives up.
+    ///
+    /// Who cannot be reached is told to nobody. 0 = do not look.
+    #[arg(long, env = "LABMESH_NAT_CHECK", hide_env_values = true, value_name = "N", value_parser = read::<u32>)]
+    #[serde(deserialize_with = "one")]
+    pub nat_check: Option<u32>,
+    /// Hand torrents out by /file and /images/.
+    #[arg(long, env = "LABMESH_ALLOW_GET", hide_env_values = true, num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", value_name = "BOOL", value_parser = read::<bool>)]
+    #[serde(deserialize_with = "one")]
+    pub allow_get: Option<bool>,
+    /// What may be asked by /scrape: none, specific (only torrents that are named) or full.
+    #[arg(long, env = "LABMESH_SCRAPE_ALLOWED", hide_env_values = true, hide_short_help = true,
+        value_name = "WHAT", value_parser = read::<ScrapeAllowed>)]
+    #[serde(deserialize_with = "one")]
+    pub scrape_allowed: Option<ScrapeAllowed>,
+    /// Announces that one address may make to the tracker in a second; 0 = as many as it likes.
+    #[arg(long, env = "LABMESH_ANNOUNCES_PER_ADDRESS", hide_env_values = true, hide_short_help = true,
+        value_name = "N", value_parser = read::<u32>)]
+    #[serde(deserialize_with = "one")]
+    pub announces_per_address: Option<u32>,
+    /// A proxy that may announce for others, by X-Forwarded-For or ip=.
+    ///
+    /// There may be several. Everybody else announces for the address that the announce comes from.
+    #[arg(
+        long, env = "LABMESH_TRUSTED_PROXY", hide_env_values = true, hide_short_help = true,
+        value_name = "IP", value_delimiter = ',', value_parser = read::<IpAddr>
+    )]
+    #[serde(deserialize_with = "several")]
+    pub trusted_proxy: Option<Vec<IpAddr>>,
+    /// A file with a word that lets others name torrents of an open tracker.
+    ///
+    /// One line of at least 16 characters. Without this key only this machine may, on the page /register.
+    #[arg(long, env = "LABMESH_REGISTER_TOKEN", hide_env_values = true, hide_short_help = true,
+        value_name = "FILE", value_parser = read::<PathBuf>)]
+    #[serde(deserialize_with = "one")]
+    pub register_token: Option<PathBuf>,
     /// Which files are images, by the end of their names.
     ///
     /// "*" is every file but those that lie beside images, such as .torrent and .sum.
@@ -233,6 +300,16 @@ const DEFAULTS: &[(&str, &str, bool)] = &[
     ("seed_time", r#""60s""#, false),
     ("rescan_interval", r#""60s""#, true),
     ("open_tracker", "false", true),
+    ("reannounce_interval", r#""30s""#, true),
+    ("min_reannounce_interval", r#""10s""#, true),
+    ("timeout_downloaders_interval", r#""95s""#, false),
+    ("response_size", "50", true),
+    ("nat_check", "3", true),
+    ("allow_get", "true", true),
+    ("scrape_allowed", r#""full""#, true),
+    ("announces_per_address", "1000", true),
+    ("trusted_proxy", r#"["10.1.2.3"]"#, false),
+    ("register_token", r#""/etc/labmesh/register.token""#, false),
     ("extensions", r#"["img", "dsk", "pgz", "iso", "qcow2", "img.zst", "img.gz", "img.xz", "img.lz4"]"#, true),
     ("check_hashes", "true", true),
     ("file_owner", r#""opengnsys""#, false),
@@ -302,6 +379,16 @@ impl Settings {
             seed_time: self.seed_time.or(below.seed_time),
             rescan_interval: self.rescan_interval.or(below.rescan_interval),
             open_tracker: self.open_tracker.or(below.open_tracker),
+            reannounce_interval: self.reannounce_interval.or(below.reannounce_interval),
+            min_reannounce_interval: self.min_reannounce_interval.or(below.min_reannounce_interval),
+            timeout_downloaders_interval: self.timeout_downloaders_interval.or(below.timeout_downloaders_interval),
+            response_size: self.response_size.or(below.response_size),
+            nat_check: self.nat_check.or(below.nat_check),
+            allow_get: self.allow_get.or(below.allow_get),
+            scrape_allowed: self.scrape_allowed.or(below.scrape_allowed),
+            announces_per_address: self.announces_per_address.or(below.announces_per_address),
+            trusted_proxy: self.trusted_proxy.or(below.trusted_proxy),
+            register_token: self.register_token.or(below.register_token),
             extensions: self.extensions.or(below.extensions),
             check_hashes: self.check_hashes.or(below.check_hashes),
             file_owner: self.file_owner.or(below.file_owner),
@@ -404,8 +491,10 @@ pub struct Config {
     pub seed_time: Option<SeedTime>,
     /// How often folders are read again.
     pub rescan_interval: Duration,
-    /// Track any info hash.
-    pub open_tracker: bool,
+    /// What the tracker tells clients and takes from them.
+    pub tracker: TrackerConfig,
+    /// What the tracker's port does for whom.
+    pub tracker_policy: Policy,
     /// Which files are images.
     pub extensions: Vec<Extension>,
     /// Whether images are checked against the torrents that they come with.
@@ -417,6 +506,9 @@ pub struct Config {
     /// The local socket.
     pub socket: SocketConfig,
 }
+
+/// Why a setting cannot be missing.
+const WHY: &str = "the built-in defaults name this key";
 
 /// The local socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -445,7 +537,6 @@ impl Config {
     }
 
     fn check(s: Settings) -> anyhow::Result<Self> {
-        const WHY: &str = "the built-in defaults name this key";
         if s.bind.is_some() && s.interface.is_some() {
             bail!("bind and interface are both set; one of them says where to listen");
         }
@@ -477,6 +568,7 @@ impl Config {
         if let Some(interface) = &s.interface {
             values::check_interface(interface)?;
         }
+        let (tracker, tracker_policy) = check_tracker(&s)?;
         let mode = s.file_mode.expect(WHY).0;
         let ownership = Ownership::new(s.file_owner.as_deref(), s.file_group.as_deref(), mode)
             .context("file_owner and file_group")?;
@@ -503,7 +595,8 @@ impl Config {
             mode: s.mode.expect(WHY),
             seed_time: s.seed_time,
             rescan_interval,
-            open_tracker: s.open_tracker.expect(WHY),
+            tracker,
+            tracker_policy,
             extensions: s.extensions.expect(WHY),
             check_hashes: s.check_hashes.expect(WHY),
             ownership,
@@ -515,6 +608,44 @@ impl Config {
             },
         })
     }
+}
+
+/// The settings of the tracker, checked against each other.
+fn check_tracker(s: &Settings) -> anyhow::Result<(TrackerConfig, Policy)> {
+    /// Longer than anybody would wait for news of a peer; also keeps sums of times small.
+    const INTERVAL_MAX: Duration = Duration::from_secs(24 * 3600);
+    let interval = s.reannounce_interval.expect(WHY);
+    let expiry = s.timeout_downloaders_interval.unwrap_or(interval.saturating_mul(3) + Duration::from_secs(5));
+    let shown = humantime::format_duration;
+    if !(Duration::from_secs(1)..=INTERVAL_MAX).contains(&interval) {
+        bail!("reannounce_interval is {}, it must be 1s to 1day", shown(interval));
+    }
+    let min_interval = s.min_reannounce_interval.expect(WHY).min(interval);
+    if expiry < interval * 2 || expiry > INTERVAL_MAX * 4 {
+        bail!(
+            "timeout_downloaders_interval is {}, it must be at least twice reannounce_interval ({}), or peers that are \
+             there would be dropped",
+            shown(expiry),
+            shown(interval)
+        );
+    }
+    let response_size = s.response_size.expect(WHY) as usize;
+    if response_size > NUMWANT_MAX {
+        bail!("response_size is {response_size}, it must be at most {NUMWANT_MAX}");
+    }
+    let nat_check = s.nat_check.expect(WHY);
+    let Ok(nat_check @ 0..=100) = u8::try_from(nat_check) else {
+        bail!("nat_check is {nat_check}, it must be at most 100")
+    };
+    let open = s.open_tracker.expect(WHY);
+    let policy = Policy {
+        allow_get: s.allow_get.expect(WHY),
+        scrape_allowed: s.scrape_allowed.expect(WHY),
+        trusted_proxies: s.trusted_proxy.iter().flatten().map(IpAddr::to_canonical).collect(),
+        announces_per_address: s.announces_per_address.expect(WHY),
+        register_token: s.register_token.as_deref().map(values::token_from_file).transpose()?,
+    };
+    Ok((TrackerConfig { open, interval, min_interval, expiry, response_size, nat_check }, policy))
 }
 
 /// A folder of this program for the user who runs it.
@@ -579,7 +710,7 @@ mod tests {
         });
         let settings: Settings = toml::from_str(&all).unwrap();
         assert_eq!(settings.key.as_deref(), Some(Path::new("/etc/labmesh/mesh.key")));
-        assert_eq!(DEFAULTS.len(), 28, "every key of Settings has a line in the printed default");
+        assert_eq!(DEFAULTS.len(), 37, "every key of Settings has a line in the printed default");
     }
 
     #[test]
@@ -618,6 +749,23 @@ mod tests {
         refused("piece_buffer = \"1 MiB\"", &["at least 64 MiB"]);
         refused("socket_mode = \"0999\"", &["octal"]);
         refused("file_owner = \"nobody here\"", &["no user \"nobody here\""]);
+        refused("reannounce_interval = 0", &["must be 1s to 1day"]);
+        refused("timeout_downloaders_interval = 30", &["at least twice reannounce_interval (30s)"]);
+        refused("response_size = 201", &["at most 200"]);
+        refused("nat_check = 101", &["at most 100"]);
+        refused("nat_check = -1", &["expected 0"]);
+        refused("scrape_allowed = \"all\"", &["none, specific or full"]);
+        refused("trusted_proxy = [\"proxy.lab\"]", &["no such IP address"]);
+        refused("register_token = \"/nonexistent/token\"", &["/nonexistent/token"]);
+    }
+
+    #[test]
+    fn a_tracker_without_a_timeout_forgives_two_lost_announces() {
+        let config = resolved("reannounce_interval = \"10m\"\nmin_reannounce_interval = \"1h\"", Settings::default());
+        assert_eq!(config.tracker.expiry, Duration::from_secs(1805));
+        assert_eq!(config.tracker.min_interval, Duration::from_secs(600));
+        assert_eq!(resolved("", Settings::default()).tracker, TrackerConfig::default());
+        assert_eq!(resolved("", Settings::default()).tracker_policy, Policy::default());
     }
 
     #[test]

@@ -13,10 +13,10 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use labmesh_proto::config as proto;
-use labmesh_proto::id::{InfoHash, RequestId, Time};
+use labmesh_proto::id::{InfoHash, PeerId, RequestId, Time};
 use labmesh_proto::io::{Command, Event, Input, Output, Reply};
 use labmesh_proto::node::{Node, Status};
-use labmesh_proto::wire::http_tracker::{Announce, Announced, Scraped};
+use labmesh_proto::wire::http_tracker::{Announce, Scraped};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::config::Config;
@@ -33,6 +33,9 @@ use crate::io::mdns::{self, Mdns, Service};
 use crate::io::peers::{Limits, Peers};
 use crate::io::socket;
 use crate::io::tracker;
+use crate::io::tracker::answers::{Answer, Answers};
+use crate::io::tracker::book::Book;
+use crate::io::tracker::probe::Probes;
 use crate::web;
 
 /// What the parts have reported and the loop has not taken yet; a part that outruns the loop waits.
@@ -43,7 +46,7 @@ const BEATS_MAX: usize = 64;
 const EVENTS_AT_ONCE: usize = 64;
 /// Questions of sockets and pages that wait for the loop.
 const QUESTIONS_MAX: usize = 256;
-/// Announces and commands that wait for an answer; the oldest is given up.
+/// Commands that wait for an answer; the oldest is given up.
 const WAITING_MAX: usize = 4096;
 /// Events that a slow reader may be behind.
 const READERS_BEHIND_MAX: usize = 1024;
@@ -64,13 +67,21 @@ const FREE_PORT_TRIES: usize = 16;
 #[error("the node has ended")]
 pub struct Ended;
 
+/// Announces of clients, under numbers of the asker's.
+pub type Announces = Vec<(RequestId, Announce)>;
+
 /// Questions to the driver, from sockets and pages.
 #[derive(Debug)]
 pub enum Question {
     /// See [`Handle::command`].
     Command(Command, oneshot::Sender<Reply>),
-    /// See [`Handle::announce`].
-    Announce(Announce, oneshot::Sender<Result<Announced, &'static str>>),
+    /// See [`Handle::announce`]; each is answered through `answers`, perhaps later.
+    Announces {
+        /// What was said.
+        batch: Announces,
+        /// Where the answers go. One for the whole life of a node.
+        answers: Arc<Answers>,
+    },
     /// See [`Handle::scrape`].
     Scrape(Vec<InfoHash>, oneshot::Sender<Vec<Scraped>>),
     /// See [`Handle::status`].
@@ -100,14 +111,6 @@ impl Handle {
         self.ask(|answer| Question::Command(command, answer)).await
     }
 
-    /// Answers a client's announce; the inner error is the `failure reason`.
-    ///
-    /// # Errors
-    /// If the node has ended.
-    pub async fn announce(&self, announce: Announce) -> Result<Result<Announced, &'static str>, Ended> {
-        self.ask(|answer| Question::Announce(announce, answer)).await
-    }
-
     /// The counters of these images, or of all if none is named.
     ///
     /// # Errors
@@ -135,6 +138,18 @@ impl Handle {
     /// Everything a person may want to know from now on. A slow reader loses the oldest.
     pub fn events(&self) -> broadcast::Receiver<Event> {
         self.events.subscribe()
+    }
+
+    /// Has clients' announces answered, without waiting for room in the line. See [`Question::Announces`].
+    ///
+    /// # Errors
+    /// With the announces if there is no room now, or the node has ended.
+    pub fn announce(&self, batch: Announces, answers: &Arc<Answers>) -> Result<(), Announces> {
+        let question = Question::Announces { batch, answers: Arc::clone(answers) };
+        self.questions.try_send(question).map_err(|error| match error.into_inner() {
+            Question::Announces { batch, .. } => batch,
+            _ => Announces::new(),
+        })
     }
 
     async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> Result<T, Ended> {
@@ -179,6 +194,7 @@ pub async fn run(
     // First the socket: a second node on it is refused before it has begun to hash.
     let listener = socket::Listener::bind(&config.socket)?;
     let cache = Cache::start(&config, &host, events.clone())?;
+    let book = Book::new(&config.state);
     let commands = socket::Node { handle: handle.clone(), cache: cache.clone(), mesh: config.mesh.as_str().into() };
     let commands = tokio::spawn(socket::serve(listener, commands));
 
@@ -191,6 +207,7 @@ pub async fn run(
         peers,
         cache,
         disk,
+        book,
         events,
         broadcast: handle.events.clone(),
         runtime: tokio::runtime::Handle::current(),
@@ -275,7 +292,8 @@ fn bind_pages(
     let end = futures::FutureExt::shared(futures::FutureExt::boxed(end));
     // Pages and tracker speak IPv6 too, unless one address was asked for.
     let ip = place.address().map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), IpAddr::V4);
-    let bind = |port| tracker::serve(ip, port, handle.clone(), mesh.clone(), end.clone());
+    let bind =
+        |port| tracker::serve(ip, port, handle.clone(), mesh.clone(), config.tracker_policy.clone(), end.clone());
     Ok(on_a_port(config.http_port, config.any_port, bind)?)
 }
 
@@ -295,6 +313,7 @@ struct Setup {
     peers: Peers,
     cache: Cache,
     disk: Disk,
+    book: Book,
     events: io::Events,
     broadcast: broadcast::Sender<Event>,
     runtime: tokio::runtime::Handle,
@@ -321,7 +340,8 @@ fn drive(
         driver.run(reported, asked, stopped).await;
         anyhow::Ok(driver)
     })?;
-    let Driver { disk, mdns, .. } = driver;
+    let Driver { disk, mdns, book, .. } = driver;
+    book.flush();
     runtime.block_on(mdns.shutdown());
     disk.end();
     Ok(())
@@ -339,6 +359,8 @@ struct Driver {
     disk: Disk,
     cache: Cache,
     identity: Arc<Identity>,
+    book: Book,
+    probes: Probes,
     place: Place,
     address: Option<IpAddr>,
     events: io::Events,
@@ -346,7 +368,10 @@ struct Driver {
     runtime: tokio::runtime::Handle,
 
     next_request: u64,
-    announces: BTreeMap<u64, oneshot::Sender<Result<Announced, &'static str>>>,
+    /// Where answers to announces go, those that are to go there, and whether a batch of announces was dealt with.
+    answers: Option<Arc<Answers>>,
+    answered: Vec<Answer>,
+    batch_taken: bool,
     commands: BTreeMap<u64, oneshot::Sender<Reply>>,
     /// The payload of the block that is being handled.
     block: Option<Buffer>,
@@ -356,7 +381,7 @@ struct Driver {
 
 impl Driver {
     fn start(config: Config, setup: Setup) -> anyhow::Result<Self> {
-        let Setup { ports, mesh, host, place, identity, peers, cache, disk, events, broadcast, runtime } = setup;
+        let Setup { ports, mesh, host, place, identity, peers, cache, disk, book, events, broadcast, runtime } = setup;
         let (beats, heard) = mpsc::channel(BEATS_MAX);
         let (control, heartbeat) = bind_control(&config, &place, &identity, &mesh, &beats)?;
         let control_port = control.local_addr().port();
@@ -383,12 +408,15 @@ impl Driver {
             control_port,
             peer_port: ports.peer,
             http_port: ports.http,
+            tracker: config.tracker,
             mesh_host: host,
-            open_tracker: config.open_tracker,
             piece_buffer_bytes: config.piece_buffer,
+            block_bytes: proto::LARGE_BLOCK_BYTES,
             seed,
         };
         let mut node = Node::new(now(), node, identity.epoch());
+        node.handle_input(now(), Input::Saved(book.load().context("cannot read what the tracker counted")?));
+        let probes = Probes::new(PeerId::of_node(&identity.node_id()), runtime.clone(), events.clone());
         for join in &config.join {
             node.handle_input(now(), Input::Found { node: join.node, addr: join.addr });
         }
@@ -403,13 +431,17 @@ impl Driver {
             disk,
             cache,
             identity,
+            book,
+            probes,
             place,
             address,
             events,
             broadcast,
             runtime,
             next_request: 0,
-            announces: BTreeMap::new(),
+            answers: None,
+            answered: Vec::new(),
+            batch_taken: false,
             commands: BTreeMap::new(),
             block: None,
             status: None,
@@ -433,6 +465,7 @@ impl Driver {
             if wake.is_zero() {
                 self.node.handle_timeout(now());
                 self.carry_out();
+                self.hand_answers_out();
                 continue;
             }
             tokio::select! {
@@ -454,6 +487,7 @@ impl Driver {
                 _ = look.tick() => self.look_at_address(),
             }
             self.carry_out();
+            self.hand_answers_out();
         }
         let goodbyes = async { tokio::time::timeout(FAREWELL, self.say_goodbye(&mut reported)).await };
         // What was not answered in time is not waited for.
@@ -510,14 +544,27 @@ impl Driver {
                 let id = wait(&mut self.commands, &mut self.next_request, answer);
                 self.node.handle_input(now(), Input::Command { id, command });
             }
-            Question::Announce(announce, answer) => {
-                let id = wait(&mut self.announces, &mut self.next_request, answer);
-                self.node.handle_input(now(), Input::Announce { id, announce });
+            Question::Announces { batch, answers } => {
+                let now = now();
+                for (id, announce) in batch {
+                    self.node.handle_input(now, Input::Announce { id, announce });
+                    self.carry_out();
+                }
+                (self.answers, self.batch_taken) = (Some(answers), true);
             }
             // Whoever asked may have gone away.
             Question::Scrape(images, answer) => drop(answer.send(self.node.scrape(&images))),
             Question::Status(answer) => drop(answer.send(self.status())),
             Question::Input(input) => self.tell(input),
+        }
+    }
+
+    /// All at once: the other side is woken once for a batch.
+    fn hand_answers_out(&mut self) {
+        if (self.batch_taken || !self.answered.is_empty())
+            && let Some(answers) = &self.answers
+        {
+            answers.leave(&mut self.answered, std::mem::take(&mut self.batch_taken));
         }
     }
 
@@ -572,7 +619,7 @@ impl Driver {
             }
             Output::Close { conn, reason } => self.peers.close(conn, &reason),
             Output::Peer { conn, message } => self.peers.send(conn, message),
-            Output::Have { image, piece } => self.peers.have(image, piece),
+            Output::Have { to, piece, .. } => self.peers.have(&to, piece),
             Output::SendBlock { conn, block, .. } => self.peers.send_block(conn, block),
             Output::Store { image, block } => {
                 if let Some(data) = self.block.take() {
@@ -594,7 +641,9 @@ impl Driver {
             Output::MarkStopped { name, stopped } => {
                 self.in_cache("mark", move |cache| async move { cache.mark_stopped(&name, stopped).await });
             }
-            Output::Announced { id, result } => drop(self.announces.remove(&id.0).map(|a| a.send(result))),
+            Output::Announced { id, result } => self.answered.push((id, result)),
+            Output::Probe { info_hash, addr } => self.probes.look(info_hash, addr),
+            Output::SaveBook(book) => self.book.save(&self.runtime, &book),
             Output::Reply { id, reply } => drop(self.commands.remove(&id.0).map(|a| a.send(reply))),
             Output::Event(event) => self.report(event),
             Output::Farewell => self.farewell = true,

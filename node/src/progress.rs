@@ -5,6 +5,7 @@
 //! nothing to put back after an exit, a signal or a panic. Not here: what is shown ([`crate::view`]).
 
 use std::io::{self, IsTerminal as _, Write as _};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -90,6 +91,12 @@ pub fn width() -> usize {
     usize::from(columns).clamp(20, 1000)
 }
 
+/// How many lines the terminal has, if it is one.
+pub fn height() -> Option<usize> {
+    let (lines, _) = console::Term::stdout().size_checked()?;
+    Some(usize::from(lines))
+}
+
 /// One long job on its way, counted in bytes.
 #[derive(Debug)]
 pub struct Job {
@@ -128,6 +135,34 @@ impl Job {
     /// Takes the bar away.
     pub fn clear(&self) {
         self.bar.finish_and_clear();
+    }
+}
+
+/// A job at which several threads work: they report out of order, and the bar goes one way.
+#[derive(Debug)]
+pub struct SharedJob {
+    doing: &'static str,
+    job: Mutex<(Job, u64)>,
+}
+
+impl SharedJob {
+    /// A job that is called `doing` while it goes on.
+    pub fn new(job: Job, doing: &'static str) -> Self {
+        Self { doing, job: Mutex::new((job, 0)) }
+    }
+
+    /// So many bytes are done, at least.
+    pub fn reach(&self, done: u64) {
+        let mut job = self.job.lock().unwrap_or_else(PoisonError::into_inner);
+        if job.1 < done {
+            job.1 = done;
+            job.0.set(done, self.doing, &view::size(done));
+        }
+    }
+
+    /// Takes the bar away.
+    pub fn clear(&self) {
+        self.job.lock().unwrap_or_else(PoisonError::into_inner).0.clear();
     }
 }
 

@@ -7,14 +7,19 @@
 
 use std::net::IpAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use bytesize::ByteSize;
 use labmesh_proto::config::Mode;
 use labmesh_proto::error::DiskError;
 use labmesh_proto::io::Refusal;
 use labmesh_proto::node::{self, Role};
-use labmesh_proto::wire::control::TransferState;
+use labmesh_proto::wire::control::{TransferReport, TransferState};
 use serde::{Deserialize, Serialize};
+
+mod table;
+
+pub use table::Table;
 
 /// How a command ended, as its exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,6 +75,8 @@ impl From<&Refusal> for Failure {
             Refusal::OtherContent { .. }
             | Refusal::NoTorrent(_)
             | Refusal::TooMany(_)
+            | Refusal::ClosedTracker
+            | Refusal::TooManyNames(_)
             | Refusal::NeverMaster
             | Refusal::NotMaster => Exit::Failed,
         };
@@ -136,6 +143,15 @@ pub struct Doing {
     pub down_bps: u64,
     /// As in [`Transfer`].
     pub up_bps: u64,
+    /// As in [`Transfer`].
+    #[serde(default)]
+    pub left_s: Option<u64>,
+    /// As in [`Transfer`].
+    #[serde(default)]
+    pub seed_left_s: Option<u64>,
+    /// As in [`Transfer`].
+    #[serde(default)]
+    pub missing_pieces: u32,
 }
 
 /// One image in this node's swarms.
@@ -159,6 +175,9 @@ pub struct Transfer {
     pub downloaded: u64,
     /// Payload bytes sent.
     pub uploaded: u64,
+    /// Seconds until it is complete at this speed; `null` = nobody knows, or it is.
+    #[serde(default)]
+    pub left_s: Option<u64>,
     /// Seconds of seeding left; `null` = no end is set.
     pub seed_left_s: Option<u64>,
     /// Bytes of the image.
@@ -211,6 +230,15 @@ pub struct Image {
     pub percent: Option<f64>,
     /// Another image has the same name: say `NAME@HASH`.
     pub ambiguous: bool,
+    /// Whole copies in the swarm, as the tracker counts.
+    #[serde(default)]
+    pub complete: u32,
+    /// Others in the swarm.
+    #[serde(default)]
+    pub downloading: u32,
+    /// How often a copy was completed.
+    #[serde(default)]
+    pub downloaded: u64,
 }
 
 /// The word that scripts know a role by.
@@ -247,16 +275,20 @@ fn percent(done: u64, all: u64) -> f64 {
 impl Status {
     /// `path` says where the copy of an image of that name lies.
     pub fn new(mesh: &str, status: &node::Status, path: impl Fn(&str) -> std::path::PathBuf) -> Self {
-        let image_of =
-            |hash| status.images.iter().find(|image| image.info_hash == hash).map(|image| image.name.clone());
-        let doing = |t: &labmesh_proto::wire::control::TransferReport| Doing {
-            image: image_of(t.info_hash),
-            info_hash: t.info_hash.to_string(),
-            mode: t.mode,
-            state: t.state,
-            percent: f64::from(t.permille.min(1000)) / 10.0,
-            down_bps: t.down_bps,
-            up_bps: t.up_bps,
+        let doing = |t: &TransferReport| {
+            let image = status.images.iter().find(|image| image.info_hash == t.info_hash);
+            Doing {
+                image: image.map(|image| image.name.clone()),
+                info_hash: t.info_hash.to_string(),
+                mode: t.mode,
+                state: t.state,
+                percent: f64::from(t.permille.min(1000)) / 10.0,
+                down_bps: t.down_bps,
+                up_bps: t.up_bps,
+                left_s: image.and_then(|image| report_left(image.size, t)).map(|left| left.as_secs()),
+                seed_left_s: t.seed_left_s.map(u64::from),
+                missing_pieces: t.missing_pieces,
+            }
         };
         // What the others know of this node is a second old.
         let busy = |t: &&node::TransferStatus| !matches!(t.state, TransferState::Idle | TransferState::Stopped);
@@ -283,8 +315,10 @@ impl Status {
         }
     }
 
-    /// For people.
-    pub fn table(&self, width: usize) -> String {
+    /// For people. If it has to be within `height` lines, nodes that do nothing and copies that rest are left out.
+    pub fn table(&self, width: usize, height: Option<usize>) -> String {
+        /// What a headline, the heads of two tables, the lines between them and the count of what is left out take.
+        const AROUND: usize = 6;
         let place = match (&self.master, self.role.as_str()) {
             (_, "master") => "is the master".to_owned(),
             (Some(master), "follower") => format!("follows {master}"),
@@ -293,24 +327,40 @@ impl Status {
         };
         let mut text = format!("mesh {}: {} {place} (term {})\n\n", self.mesh, self.node, self.term);
         let mut nodes = Table::new(&["NODE", "ROLE", "STATE", "DOING", "ADDRESS", "WEIGHT", "SITE"]);
-        for node in &self.nodes {
+        let mut shown: Vec<&Node> = self.nodes.iter().collect();
+        let mut own: Vec<&Transfer> = self.transfers.iter().collect();
+        if let Some(height) = height {
+            own.sort_by_key(|t| (t.state == TransferState::Idle, t.percent >= 100.0));
+            own.truncate((height / 2).saturating_sub(AROUND).max(1));
+        }
+        let trouble = own.iter().filter(|t| t.trouble().is_some()).count();
+        let room = height.map(|height| height.saturating_sub(AROUND + own.len() + trouble).max(1));
+        if let Some(room) = room.filter(|room| *room < shown.len()) {
+            shown.sort_by_key(|node| (node.role != "master", node.transfers.is_empty()));
+            shown.truncate(room);
+        }
+        for node in &shown {
             let addr = node.addr.map_or_else(|| "-".to_owned(), |addr| addr.to_string());
             let site = if node.site.is_empty() { "-" } else { &node.site };
             let weight = node.weight.to_string();
             nodes.row([&node.name, &node.role, &node.state, &node.doing(), &addr, &weight, site]);
         }
-        text.push_str(&nodes.fit(width, &[0, 3, 4]));
-        if !self.transfers.is_empty() {
-            let mut transfers = Table::new(&["IMAGE", "STATE", "DONE", "DOWN", "UP", "MODE", "SEEDS FOR"]);
-            for t in &self.transfers {
-                let cells = [format!("{:.1} %", t.percent), rate(t.down_bps), rate(t.up_bps), t.mode.to_string()];
-                let [done, down, up, mode] = &cells;
-                transfers.row([&t.image, state(t.state), done, down, up, mode, &t.left()]);
+        text.push_str(&nodes.fit(width, &[0, 3]));
+        if let Some(more) = self.nodes.len().checked_sub(shown.len()).filter(|more| *more > 0) {
+            text.push_str(&format!("and {more} more\n"));
+        }
+        if !own.is_empty() {
+            let mut transfers = Table::new(&["IMAGE", "STATE", "DONE", "LEFT", "DOWN", "UP", "MODE", "SEEDS FOR"]);
+            for t in &own {
+                let left = t.left_s.map_or_else(|| "-".to_owned(), |left| span(Duration::from_secs(left)));
+                let done = format!("{:.1} %", t.percent);
+                let (down, up, mode) = (rate(t.down_bps), rate(t.up_bps), t.mode.to_string());
+                transfers.row([&t.image, state(t.state), &done, &left, &down, &up, &mode, &t.seeds_for()]);
             }
             text.push('\n');
             text.push_str(&transfers.fit(width, &[0]));
         }
-        for t in &self.transfers {
+        for t in own {
             text.push_str(&t.trouble().map(|words| format!("{}: {words}\n", t.image)).unwrap_or_default());
         }
         text
@@ -345,6 +395,9 @@ impl Doing {
             percent: percent(t.bytes_have, t.size),
             down_bps: t.down_bps,
             up_bps: t.up_bps,
+            left_s: left_of(t),
+            seed_left_s: t.seed_left.map(|left| left.as_secs()),
+            missing_pieces: t.missing_pieces,
         }
     }
 }
@@ -361,6 +414,7 @@ impl Transfer {
             up_bps: t.up_bps,
             downloaded: t.downloaded,
             uploaded: t.uploaded,
+            left_s: left_of(t),
             seed_left_s: t.seed_left.map(|left| left.as_secs()),
             size: t.size,
             bytes_have: t.bytes_have,
@@ -410,9 +464,9 @@ impl Transfer {
         (self.state == TransferState::Waiting).then(|| format!("waiting for {} pieces {seen}", self.missing_pieces))
     }
 
-    fn left(&self) -> String {
+    fn seeds_for(&self) -> String {
         match (self.state, self.seed_left_s) {
-            (TransferState::Seeding, Some(seconds)) => format!("{seconds} s"),
+            (TransferState::Seeding, Some(seconds)) => span(Duration::from_secs(seconds)),
             (TransferState::Seeding, None) => "ever".to_owned(),
             _ => "-".to_owned(),
         }
@@ -431,6 +485,9 @@ impl Image {
             here: image.here == Some(1000),
             percent: image.here.map(|permille| f64::from(permille.min(1000)) / 10.0),
             ambiguous: image.ambiguous,
+            complete: image.complete,
+            downloading: image.downloading,
+            downloaded: image.downloaded,
         }
     }
 
@@ -460,61 +517,48 @@ pub fn size(bytes: u64) -> String {
     ByteSize(bytes).display().si().to_string()
 }
 
+/// Bytes in the binary units that pieces are cut in: `256 KiB`.
+pub fn binary_size(bytes: u64) -> String {
+    ByteSize(bytes).display().iec().to_string()
+}
+
+/// Text from outside for a terminal: control characters become `?`.
+pub fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+/// How long the rest takes at this speed; `None` = there is no rest, or it does not move.
+pub fn time_left(rest: u64, bps: u64) -> Option<Duration> {
+    (rest > 0 && bps > 0).then(|| Duration::from_secs(rest.div_ceil(bps)))
+}
+
+/// The same for what a node says of a transfer of an image of this size.
+pub fn report_left(size: u64, report: &TransferReport) -> Option<Duration> {
+    let rest = u128::from(size) * u128::from(1000 - report.permille.min(1000)) / 1000;
+    time_left(rest as u64, report.down_bps)
+}
+
+fn left_of(t: &node::TransferStatus) -> Option<u64> {
+    time_left(t.size.saturating_sub(t.bytes_have), t.down_bps).map(|left| left.as_secs())
+}
+
+/// A time for people, no finer than they need: `40 s`, `5 min`, `1 h 20 min`, `3 d 4 h`.
+pub fn span(time: Duration) -> String {
+    let two = |many: u64, big: &str, few: u64, small: &str| match few {
+        0 => format!("{many} {big}"),
+        _ => format!("{many} {big} {few} {small}"),
+    };
+    match time.as_secs() {
+        s @ 0..120 => format!("{s} s"),
+        s if s.div_ceil(60) < 60 => format!("{} min", s.div_ceil(60)),
+        s if s.div_ceil(60) < 24 * 60 => two(s.div_ceil(60) / 60, "h", s.div_ceil(60) % 60, "min"),
+        s => two(s / 86_400, "d", s % 86_400 / 3600, "h"),
+    }
+}
+
 /// Bytes per second for people; `-` for none.
 pub fn rate(bps: u64) -> String {
     if bps == 0 { "-".to_owned() } else { format!("{}/s", size(bps)) }
-}
-
-/// A table that fits its width: columns that may shrink do so first, then the last columns are left out.
-#[derive(Debug)]
-pub struct Table {
-    rows: Vec<Vec<String>>,
-}
-
-impl Table {
-    /// A table with these headings.
-    pub fn new(head: &[&str]) -> Self {
-        Self { rows: vec![head.iter().map(ToString::to_string).collect()] }
-    }
-
-    /// Adds a row; control characters in names become `?`.
-    pub fn row<const N: usize>(&mut self, cells: [&str; N]) {
-        let shown = |cell: &str| cell.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
-        self.rows.push(cells.into_iter().map(shown).collect());
-    }
-
-    /// The lines, none of them longer than `width`; `flexible` columns may be cut.
-    pub fn fit(&self, width: usize, flexible: &[usize]) -> String {
-        /// A column that is cut further says nothing.
-        const LEAST: usize = 8;
-        /// Between columns.
-        const GAP: usize = 2;
-        let columns = self.rows.iter().map(Vec::len).min().unwrap_or(0);
-        let longest = |n: usize| self.rows.iter().map(|row| console::measure_text_width(&row[n])).max().unwrap_or(0);
-        let mut widths: Vec<usize> = (0..columns).map(longest).collect();
-        loop {
-            let total = widths.iter().sum::<usize>() + GAP * widths.len().saturating_sub(1);
-            let Some(over) = total.checked_sub(width).filter(|over| *over > 0) else { break };
-            let cuttable = (0..widths.len()).filter(|n| flexible.contains(n) && widths[*n] > LEAST);
-            match cuttable.max_by_key(|n| widths[*n]) {
-                Some(n) => widths[n] = LEAST.max(widths[n] - over.min(widths[n].div_ceil(8))),
-                None if widths.len() > 1 => drop(widths.pop()),
-                None => {
-                    widths = vec![width];
-                    break;
-                }
-            }
-        }
-        let line = |row: &Vec<String>| {
-            let cells: Vec<String> = widths
-                .iter()
-                .zip(row)
-                .map(|(width, cell)| console::pad_str(cell, *width, console::Alignment::Left, Some("~")).into_owned())
-                .collect();
-            cells.join(&" ".repeat(GAP)).trim_end().to_owned() + "\n"
-        };
-        self.rows.iter().map(line).collect()
-    }
 }
 
 #[cfg(test)]
@@ -562,6 +606,7 @@ mod tests {
             transfers: vec![],
         };
         node::Status {
+            torrents: Vec::new(),
             id: NodeId([1; 32]),
             name: "pc07".into(),
             role: Role::Follower,
@@ -588,7 +633,8 @@ mod tests {
             assert!(!json["nodes"][0][field].is_null(), "{field}");
         }
         let transfer = &json["transfers"][0];
-        for field in ["image", "info_hash", "mode", "state", "percent", "down_bps", "up_bps", "downloaded", "uploaded"]
+        for field in
+            ["image", "info_hash", "mode", "state", "percent", "down_bps", "up_bps", "left_s", "downloaded", "uploaded"]
         {
             assert!(!transfer[field].is_null(), "{field}");
         }
@@ -667,9 +713,12 @@ mod tests {
             here: true,
             percent: Some(100.0),
             ambiguous: true,
+            complete: 30,
+            downloading: 0,
+            downloaded: 29,
         };
         for width in [20, 40, 60, 80, 200] {
-            for text in [shown().table(width), Image::table(std::slice::from_ref(&image), width)] {
+            for text in [shown().table(width, None), Image::table(std::slice::from_ref(&image), width)] {
                 for line in text.lines().filter(|line| !line.starts_with("mesh ") && !line.contains(": waiting")) {
                     assert!(console::measure_text_width(line) <= width, "{width}: {line:?}");
                 }
@@ -680,8 +729,37 @@ mod tests {
     }
 
     #[test]
+    fn what_is_watched_stays_within_the_terminal() {
+        let mut status = status();
+        let idle = status.nodes[0].clone();
+        let resting = transfer(TransferState::Idle);
+        status.transfers.splice(0..0, (0..30).map(|_| resting.clone()));
+        status.nodes.extend((0..40).map(|n| node::NodeStatus { name: format!("idle{n}"), ..idle.clone() }));
+        let shown = Status::new("labmesh", &status, |name| Path::new("/cache").join(name));
+        let text = shown.table(80, Some(20));
+        assert!(text.lines().count() <= 20, "{text}");
+        assert!(text.contains("\ncomput") && text.contains("\nand 3"), "{text}");
+        assert!(text.contains("  fetching  ") && text.contains("  seeding  "), "{text}");
+        assert_eq!(
+            shown.table(80, Some(3)).lines().filter(|line| line.starts_with("comput")).count(),
+            1,
+            "one at least"
+        );
+    }
+
+    #[test]
     fn one_hundred_percent_is_everything() {
         assert_eq!((percent(19_999_999_999, 20_000_000_000), percent(2, 2), percent(0, 0)), (99.9, 100.0, 100.0));
+    }
+
+    #[test]
+    fn times_are_no_finer_than_people_need() {
+        let shown = |s| span(Duration::from_secs(s));
+        let times = [0, 119, 120, 121, 3540, 3541, 3600, 4740, 86_340, 86_400, 273_600].map(shown);
+        let expected =
+            ["0 s", "119 s", "2 min", "3 min", "59 min", "1 h", "1 h", "1 h 19 min", "23 h 59 min", "1 d", "3 d 4 h"];
+        assert_eq!(times, expected);
+        assert_eq!((time_left(10, 3), time_left(10, 0), time_left(0, 3)), (Some(Duration::from_secs(4)), None, None));
     }
 
     #[test]

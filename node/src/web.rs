@@ -1,11 +1,13 @@
 //! Every node's pages: who is here, what is offered, the tracker over HTTP, torrents, and numbers for programs.
 //!
-//! Rule: the web changes nothing. Every route answers `GET` and `HEAD` from a snapshot of the mind or by asking it,
+//! Rule: the web changes nothing, but for the names that people give to torrents of an open tracker ([`register`]). Every
+//! other route answers `GET` and `HEAD` from a snapshot of the mind or by asking it,
 //! and gives up after [`ANSWER_WITHIN`]; nothing here knows whether this node is the master. Torrents leave with their
-//! trackers rewritten to those of this moment.
+//! trackers rewritten to those of this moment. Pages are made of what lies in this program and load nothing else.
 //!
-//! Not here: sockets, limits of connections and headers (`io::tracker`), how the pages look (`page`), the text of
-//! queries and answers (`labmesh_proto::wire::http_tracker`).
+//! Not here: sockets, limits of connections and headers (`io::tracker`), how the pages look (`page`, `room`, `text`)
+//! and what they count (`overview`), how a page is followed as it changes (`live`), the text of queries and answers
+//! (`labmesh_proto::wire::http_tracker`).
 
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
@@ -14,34 +16,52 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{ConnectInfo, Path, RawQuery, State};
+use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use bytes::Bytes;
 use labmesh_proto::id::InfoHash;
 use labmesh_proto::io::{Command, Refusal, Reply};
 use labmesh_proto::node::{ImageStatus, Status};
-use labmesh_proto::wire::http_tracker::{self, Announce};
+use labmesh_proto::wire::http_tracker;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
 
 use crate::driver::{Ended, Handle};
+use crate::io::tracker::Policy;
 use crate::metrics::{self, Counters};
 use crate::view;
 
+mod live;
+mod overview;
 mod page;
+mod register;
+mod room;
+mod text;
+
+use page::Page;
 
 /// How long the mind may take: an announce at a follower goes to the master and back, a torrent comes from a holder,
 /// perhaps the third that is asked, and both outlast a change of master.
 const ANSWER_WITHIN: Duration = Duration::from_secs(8);
 /// What bttrack says when it has no such torrent.
 const NOT_HERE: &str = "your file may exist elsewhere in the universe\nbut alas, not here\n";
+/// What bttrack says when it is told to keep its torrents to itself.
+const NO_GET: &str = "get function is not available with this tracker.";
 /// What bttrack says before it says what was wrong.
 const GARBAGE: &str = "you sent me garbage - ";
-/// Pages come from here only, and load nothing but their style from here: a hostile name that got through as markup
-/// would still do nothing.
-const PAGE_POLICY: HeaderValue =
-    HeaderValue::from_static("default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'");
+/// Pages come from here only, load nothing but their style, icon and script from here, and run nothing that stands in
+/// them: a hostile name that got through as markup would still do nothing.
+const PAGE_POLICY: HeaderValue = HeaderValue::from_static(
+    "default-src 'none'; style-src 'self'; img-src 'self'; script-src 'self'; connect-src 'self'; base-uri 'none'; \
+     form-action 'none'",
+);
+/// Browsers that follow the page at once: one in every corner of a lab, and not a tenth of the connections.
+pub(crate) const LISTENERS_MAX: usize = 64;
+/// How long a browser may keep style, script and icon: a new version of this program should not be seen in old clothes.
+const KEPT: HeaderValue = HeaderValue::from_static("max-age=60");
 
 /// The address on which a client reached this node, for the trackers of the torrents it is handed.
 #[derive(Clone, Copy, Debug)]
@@ -61,15 +81,51 @@ pub struct Mesh {
 pub struct Site {
     handle: Handle,
     mesh: Mesh,
+    policy: Arc<Policy>,
     counters: Arc<Counters>,
-    /// The latest page and what it shows: a hundred browsers cost one rendering.
-    page: Mutex<Option<(Arc<Status>, Bytes)>>,
+    /// True when the node ends: nobody is told any more.
+    stopping: watch::Receiver<bool>,
+    listeners: Arc<Semaphore>,
+    /// The latest page: a hundred browsers cost one rendering.
+    latest: Mutex<Option<Latest>>,
+}
+
+/// A page, and what it shows.
+#[derive(Debug)]
+struct Latest {
+    made: Instant,
+    status: Arc<Status>,
+    page: Arc<Page>,
 }
 
 impl Site {
-    /// The pages of the node behind `handle`.
-    pub fn new(handle: Handle, mesh: Mesh, counters: Arc<Counters>) -> Self {
-        Self { handle, mesh, counters, page: Mutex::new(None) }
+    /// The pages of the node behind `handle`; whoever follows one lets go when `stopping` is true.
+    pub fn new(
+        handle: Handle,
+        mesh: Mesh,
+        policy: Arc<Policy>,
+        counters: Arc<Counters>,
+        stopping: watch::Receiver<bool>,
+    ) -> Self {
+        let listeners = Arc::new(Semaphore::new(LISTENERS_MAX));
+        Self { handle, mesh, policy, counters, stopping, listeners, latest: Mutex::new(None) }
+    }
+
+    /// The status page, at most `age` older than the status it could show.
+    async fn page(&self, age: Duration) -> Result<Arc<Page>, Unanswered> {
+        let latest = || self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(latest) = latest().as_ref().filter(|latest| latest.made.elapsed() < age) {
+            return Ok(Arc::clone(&latest.page));
+        }
+        let status = self.status().await?;
+        let mut latest = latest();
+        let made = Instant::now();
+        let page = match &*latest {
+            Some(latest) if Arc::ptr_eq(&latest.status, &status) => Arc::clone(&latest.page),
+            _ => Arc::new(Page::new(&status, &self.mesh.name)),
+        };
+        *latest = Some(Latest { made, status, page: Arc::clone(&page) });
+        Ok(page)
     }
 
     async fn status(&self) -> Result<Arc<Status>, Unanswered> {
@@ -77,6 +133,9 @@ impl Site {
     }
 
     async fn torrent(&self, image: InfoHash, reached_at: ReachedAt) -> Result<Response, Unanswered> {
+        if !self.policy.allow_get {
+            return Ok((StatusCode::BAD_REQUEST, NO_GET).into_response());
+        }
         let (status, reply) = tokio::try_join!(self.status(), answer(self.handle.command(Command::Torrent(image))))?;
         let metainfo = match reply {
             Reply::Torrent(metainfo) => metainfo,
@@ -126,14 +185,22 @@ async fn answer<T>(question: impl Future<Output = Result<T, Ended>>) -> Result<T
 type Shared = State<Arc<Site>>;
 type Asker = axum::Extension<ReachedAt>;
 
-/// All routes. Requests carry [`ConnectInfo`] and [`ReachedAt`] as extensions.
+/// All routes. Requests carry [`axum::extract::ConnectInfo`] and [`ReachedAt`] as extensions.
 pub fn router(site: Arc<Site>) -> Router {
     Router::new()
         .route("/", get(index))
         .route("/index.html", get(index))
-        .route("/style.css", get(style))
-        .route("/announce", get(announce))
+        .route("/events", get(events))
+        .route("/style.css", get(asset("text/css; charset=utf-8", include_str!("web/style.css"))))
+        .route("/live.js", get(asset("text/javascript; charset=utf-8", include_str!("web/live.js"))))
+        .route("/icon.svg", get(asset("image/svg+xml", include_str!("web/icon.svg"))))
+        .route("/announce", get(no_announce))
         .route("/scrape", get(scrape))
+        .route("/scrape.php", get(scrape))
+        .route("/tracker.php/scrape", get(scrape))
+        .route("/register", get(register::form).post(register::by_form))
+        .route("/api/register", post(register::by_json))
+        .route("/api/torrents", get(register::list))
         .route("/file", get(file))
         .route("/images", get(Redirect::permanent("/images/")))
         .route("/images/", get(images))
@@ -146,45 +213,37 @@ pub fn router(site: Arc<Site>) -> Router {
 }
 
 async fn index(State(site): Shared) -> Result<Response, Unanswered> {
-    let status = site.status().await?;
-    let mut latest = site.page.lock().unwrap_or_else(PoisonError::into_inner);
-    let html = match &*latest {
-        Some((shown, html)) if Arc::ptr_eq(shown, &status) => html.clone(),
-        _ => {
-            let html = Bytes::from(page::status(&status, &site.mesh.name));
-            *latest = Some((status, html.clone()));
-            html
-        }
-    };
-    Ok(html_page(html))
+    Ok(html_page(site.page(Duration::ZERO).await?.html.clone()))
 }
 
-async fn style() -> impl IntoResponse {
-    let headers = [(header::CONTENT_TYPE, "text/css; charset=utf-8"), (header::CACHE_CONTROL, "max-age=3600")];
-    (headers, include_str!("web/style.css"))
+async fn events(State(site): Shared) -> Response {
+    live::follow(site)
 }
 
-async fn announce(State(site): Shared, ConnectInfo(source): ConnectInfo<SocketAddr>, query: RawQuery) -> Response {
-    site.counters.http_announces.add_one();
-    let answered = match Announce::parse(query.0.as_deref().unwrap_or_default(), source.ip().to_canonical()) {
-        Err(bad) => Err(format!("{GARBAGE}{bad}")),
-        Ok(announce) => match answer(site.handle.announce(announce.clone())).await {
-            Ok(Ok(announced)) => Ok(announced.encode(&announce)),
-            Ok(Err(reason)) => Err(reason.to_owned()),
-            Err(unanswered) => Err(unanswered.to_string()),
-        },
-    };
-    bencoded(answered.unwrap_or_else(|reason| {
-        site.counters.announce_failures.add_one();
-        http_tracker::encode_failure(&reason)
-    }))
+/// A file that is part of this program.
+fn asset(kind: &'static str, text: &'static str) -> impl IntoResponse + Clone {
+    let kind = HeaderValue::from_static(kind);
+    let nosniff = HeaderValue::from_static("nosniff");
+    ([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, KEPT), (header::X_CONTENT_TYPE_OPTIONS, nosniff)], text)
+}
+
+/// Announces are answered before they come here (`io::tracker`); this is something else, such as `HEAD` or a body.
+async fn no_announce() -> impl IntoResponse {
+    (StatusCode::BAD_REQUEST, "an announce is a GET without a body\n")
 }
 
 async fn scrape(State(site): Shared, query: RawQuery) -> Response {
     site.counters.http_scrapes.add_one();
+    let allowed = site.policy.scrape_allowed;
     let scraped = match http_tracker::parse_info_hashes(query.0.as_deref().unwrap_or_default()) {
         Err(bad) => Err(format!("{GARBAGE}{bad}")),
-        Ok(images) => answer(site.handle.scrape(images)).await.map_err(|e| e.to_string()),
+        Ok(images) => {
+            let refused = if images.is_empty() { allowed.full() } else { allowed.specific() };
+            if let Err(reason) = refused {
+                return (StatusCode::BAD_REQUEST, bencoded(http_tracker::encode_failure(reason))).into_response();
+            }
+            answer(site.handle.scrape(images)).await.map_err(|e| e.to_string())
+        }
     };
     bencoded(match scraped {
         Ok(scraped) => http_tracker::encode_scrape(&scraped),
@@ -195,6 +254,7 @@ async fn scrape(State(site): Shared, query: RawQuery) -> Response {
 async fn file(State(site): Shared, axum::Extension(reached_at): Asker, query: RawQuery) -> Response {
     let query = query.0.unwrap_or_default();
     match http_tracker::parse_info_hashes(&query).as_deref() {
+        _ if !site.policy.allow_get => (StatusCode::BAD_REQUEST, NO_GET).into_response(),
         Ok([image]) => site.torrent(*image, reached_at).await.into_response(),
         Ok(_) | Err(_) => {
             (StatusCode::BAD_REQUEST, "which? /file?info_hash= or /file?hash= and 40 hex digits\n").into_response()
@@ -290,6 +350,7 @@ fn html_page(html: Bytes) -> Response {
         (header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8")),
         (header::CONTENT_SECURITY_POLICY, PAGE_POLICY),
         (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+        (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
     ];
     (headers, Body::from(html)).into_response()

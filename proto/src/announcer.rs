@@ -58,7 +58,7 @@ pub fn foreign_tiers(metainfo: &Metainfo, mesh_host: &str) -> Vec<Vec<TrackerUrl
 }
 
 /// What is sent to a tracker.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Request {
     /// A `GET` of this path and query.
     Get(String),
@@ -67,7 +67,7 @@ pub enum Request {
 }
 
 /// What a tracker sent back: the body of an answer with status 200, or a datagram.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Answer {
     /// Who sent it; its family decides how peers are written over UDP.
     pub from: IpAddr,

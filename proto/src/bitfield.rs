@@ -5,7 +5,7 @@
 use crate::id::{Geometry, PieceIndex};
 
 /// Which pieces of one image somebody has.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Bitfield {
     bytes: Vec<u8>,
     pieces: u32,
@@ -13,7 +13,7 @@ pub struct Bitfield {
 }
 
 /// Why bytes are not a bitfield of the image (BEP 3: wrong length or spare bits set, drop the connection).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum BadBitfield {
     /// The wrong number of bytes.
     #[error("a bitfield of {got} bytes for an image that needs {expected}")]
@@ -105,6 +105,23 @@ impl Bitfield {
     /// The pieces in the set, in order.
     pub fn iter(&self, geometry: Geometry) -> impl Iterator<Item = PieceIndex> + '_ {
         geometry.all().filter(|p| self.has(*p))
+    }
+
+    /// The indexes of the pieces in both sets, in order; quick where they have few in common.
+    pub fn common<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = u32> + 'a {
+        let word = |bytes: &[u8]| {
+            let mut word = [0; 8];
+            word[..bytes.len()].copy_from_slice(bytes);
+            u64::from_be_bytes(word)
+        };
+        let pairs = self.bytes.chunks(8).zip(other.bytes.chunks(8)).map(move |(a, b)| word(a) & word(b));
+        (0..).zip(pairs).flat_map(|(n, mut both)| {
+            std::iter::from_fn(move || {
+                let bit = both.leading_zeros();
+                both &= !(1u64 << 63).checked_shr(bit)?;
+                Some(n * 64 + bit)
+            })
+        })
     }
 
     /// Whether `other` has a piece that this set lacks.

@@ -1,7 +1,8 @@
 //! What every node transfers, for pages and `status`.
 //!
 //! Rule: once a second a node tells its master what changed of its own transfers, and the master tells everybody the
-//! whole board if it changed; only transfers that move, wait or end are on it. Not here: what anybody decides by it.
+//! whole board if it changed, in a large room more seldom; only transfers that move, wait or end are on it. Not here:
+//! what anybody decides by it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -12,6 +13,11 @@ use crate::wire::control::{TransferReport, TransferState};
 
 /// How often reports travel: what a person can follow, and 30 messages/s in a room of thirty.
 const EVERY: Duration = Duration::from_secs(1);
+/// What the master may send of boards in a second: a hundredth of a gigabit link. The whole board for everybody grows with
+/// the square of the room: with more than 120 nodes it comes more seldom, with a thousand every minute.
+const BYTES_PER_SECOND: u64 = 1_250_000;
+/// A transfer on the wire: two ids and a few numbers.
+const REPORT_BYTES: u64 = 90;
 /// Transfers of one node on the board; the first in the order of the cache.
 pub const REPORTS_MAX: usize = 32;
 
@@ -19,7 +25,12 @@ pub const REPORTS_MAX: usize = 32;
 #[derive(Clone, Debug, PartialEq)]
 pub enum Input {
     /// This node's transfers now; given at each deadline.
-    Mine(Vec<TransferReport>),
+    Mine {
+        /// What it fetches and seeds.
+        reports: Vec<TransferReport>,
+        /// It is master: it tells everybody.
+        master: bool,
+    },
     /// A follower's transfers.
     Of(NodeId, Vec<TransferReport>),
     /// The master's board.
@@ -43,6 +54,8 @@ pub struct Board {
     me: NodeId,
     reports: BTreeMap<NodeId, Vec<TransferReport>>,
     changed: bool,
+    /// Not before this the master tells everybody again.
+    tell_at: Time,
     due: Time,
     outputs: VecDeque<Output>,
 }
@@ -59,20 +72,22 @@ pub fn is_worth_telling(report: &TransferReport) -> bool {
 impl Board {
     /// An empty board.
     pub fn new(now: Time, me: NodeId) -> Self {
-        Self { me, reports: BTreeMap::new(), changed: false, due: now + EVERY, outputs: VecDeque::new() }
+        Self { me, reports: BTreeMap::new(), changed: false, tell_at: now, due: now + EVERY, outputs: VecDeque::new() }
     }
 
     /// Something happened.
     pub fn handle_input(&mut self, now: Time, input: Input) {
         match input {
-            Input::Mine(mut reports) => {
+            Input::Mine { mut reports, master } => {
                 reports.retain(is_worth_telling);
                 reports.truncate(REPORTS_MAX);
                 self.due = now + EVERY;
                 if self.set(self.me, reports.clone()) {
                     self.outputs.push_back(Output::Mine(reports));
                 }
-                if std::mem::take(&mut self.changed) {
+                if master && self.changed && self.tell_at <= now {
+                    self.changed = false;
+                    self.tell_at = now + self.pause();
                     let all = self.reports.iter().map(|(node, r)| (*node, r.clone())).collect();
                     self.outputs.push_back(Output::All(all));
                 }
@@ -92,6 +107,12 @@ impl Board {
                 self.set(node, Vec::new());
             }
         }
+    }
+
+    /// How long telling everybody of everybody takes at [`BYTES_PER_SECOND`].
+    fn pause(&self) -> Duration {
+        let (nodes, reports) = (self.reports.len() as u64, self.reports.values().map(|r| r.len() as u64).sum::<u64>());
+        Duration::from_millis(nodes * reports * REPORT_BYTES * 1000 / BYTES_PER_SECOND)
     }
 
     fn set(&mut self, node: NodeId, reports: Vec<TransferReport>) -> bool {
@@ -152,13 +173,13 @@ mod tests {
         let (me, other) = (NodeId([1; 32]), NodeId([2; 32]));
         let mut board = Board::new(Time(0), me);
         let mine = vec![report(10)];
-        board.handle_input(Time(1), Input::Mine(mine.clone()));
+        board.handle_input(Time(1), Input::Mine { reports: mine.clone(), master: true });
         assert_eq!(board.poll_output(), Some(Output::Mine(mine.clone())));
         assert_eq!(board.poll_output(), Some(Output::All(vec![(me, mine.clone())])));
-        board.handle_input(Time(2), Input::Mine(mine.clone()));
+        board.handle_input(Time(2_000_000), Input::Mine { reports: mine.clone(), master: true });
         assert_eq!(board.poll_output(), None);
         board.handle_input(Time(3), Input::Of(other, vec![report(3)]));
-        board.handle_input(Time(4), Input::Mine(mine.clone()));
+        board.handle_input(Time(4_000_000), Input::Mine { reports: mine.clone(), master: true });
         assert_eq!(board.poll_output(), Some(Output::All(vec![(me, mine.clone()), (other, vec![report(3)])])));
         board.handle_input(Time(5), Input::All(vec![(me, vec![]), (other, vec![report(9)])]));
         assert_eq!((board.of(&me), board.of(&other)), (&mine[..], &[report(9)][..]), "nobody tells us of ourselves");
@@ -169,7 +190,7 @@ mod tests {
         let mut board = Board::new(Time(0), NodeId([1; 32]));
         let quiet = TransferReport { state: TransferState::Seeding, ..report(1000) };
         let idle = TransferReport { state: TransferState::Idle, ..report(1000) };
-        board.handle_input(Time(1), Input::Mine(vec![quiet, idle]));
+        board.handle_input(Time(1), Input::Mine { reports: vec![quiet, idle], master: true });
         assert_eq!(board.poll_output(), None);
     }
 }

@@ -65,8 +65,13 @@ pub enum Input {
     NodeGone(NodeId),
     /// A node is forgotten, and its copies with it.
     NodeForgotten(NodeId),
-    /// A copy was completed (the tracker counts them).
-    Completed(InfoHash),
+    /// A copy was completed, so often by now (the tracker counts them).
+    Completed {
+        /// Of which image.
+        info_hash: InfoHash,
+        /// How often.
+        downloaded: u64,
+    },
     /// A heartbeat of the obeyed master.
     Beat {
         /// Its epoch.
@@ -201,9 +206,9 @@ impl Catalogue {
                     self.union.forget_node(node);
                 }
             }
-            Input::Completed(info_hash) => {
+            Input::Completed { info_hash, downloaded } => {
                 if self.is_master() {
-                    self.union.count_download(&info_hash);
+                    self.union.count_downloads(&info_hash, downloaded);
                 }
             }
             Input::Beat { epoch, version } => {
@@ -390,13 +395,25 @@ impl Catalogue {
 
     /// What changed since a version, in messages of bounded size.
     fn deltas(&self, epoch: Epoch, since: u64) -> Vec<CatalogueDelta> {
-        let begin = |from| CatalogueDelta { epoch, from, to: self.version, changed: Vec::new(), gone: Vec::new() };
+        let begin = |from| CatalogueDelta {
+            epoch,
+            from,
+            to: self.version,
+            changed: Vec::new(),
+            copied: Vec::new(),
+            gone: Vec::new(),
+        };
         let mut deltas = Vec::new();
         let mut delta = begin(since);
         let mut bytes = 0;
         for (version, record) in self.union.since(since) {
-            delta.changed.push(record.clone());
-            bytes += record.name.len() + 34 * record.holders.len() + 64;
+            let copied = self.union.copied(&record.info_hash, since).filter(|_| since > 0);
+            let holders = copied.as_ref().map_or(&record.holders, |copied| &copied.holders).len();
+            bytes += record.name.len() + 34 * holders + 64;
+            match copied {
+                Some(copied) => delta.copied.push(copied),
+                None => delta.changed.push(record.clone()),
+            }
             if bytes > CATALOGUE_DELTA_BYTES && version < self.version {
                 delta.to = version;
                 deltas.push(std::mem::replace(&mut delta, begin(version)));
@@ -475,9 +492,15 @@ impl Catalogue {
         for record in &delta.changed {
             self.leftover.remove(&record.info_hash);
             self.union.publish(record, self.me);
+        }
+        for copied in &delta.copied {
+            self.union.add_copies(copied);
+        }
+        let changed = delta.changed.iter().map(|record| record.info_hash);
+        for info_hash in changed.chain(delta.copied.iter().map(|copied| copied.info_hash)) {
             // The master may not have heard yet what is here, or no more here.
-            let here = self.mine.images.iter().find(|image| image.info_hash == record.info_hash);
-            self.union.set_copy(&record.info_hash, self.me, Copy::of(here));
+            let here = self.mine.images.iter().find(|image| image.info_hash == info_hash);
+            self.union.set_copy(&info_hash, self.me, Copy::of(here));
         }
         self.applied = Some(delta.to);
         // What is still missing may be under way in further messages of the same answer.

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::NodeId;
 
 /// What a node gives while and after it takes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// Uploads nothing while it downloads.
@@ -36,7 +36,7 @@ impl fmt::Display for Mode {
 }
 
 /// A word that names no mode.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[error("no such mode: {0:?} (expected leecher, peer or seeder)")]
 pub struct BadMode(pub String);
 
@@ -53,7 +53,7 @@ impl FromStr for Mode {
 }
 
 /// How long a node goes on seeding once its copy is complete.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SeedTime {
     /// This long after completion; zero means not at all.
@@ -75,7 +75,7 @@ impl fmt::Display for SeedTime {
 }
 
 /// A text that is no seed time.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[error("no such seed time: {0:?} (expected seconds, 90s, 10m, 2h, enough or forever)")]
 pub struct BadSeedTime(pub String);
 
@@ -102,7 +102,7 @@ impl FromStr for SeedTime {
 }
 
 /// How willing a node is to be master, 0 (never) to 99.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "u8", into = "u8")]
 pub struct Weight(u8);
 
@@ -130,7 +130,7 @@ impl Default for Weight {
 }
 
 /// A number that is no weight.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[error("a weight is 0 to 99, not {0}")]
 pub struct BadWeight(pub u8);
 
@@ -172,14 +172,48 @@ pub struct Config {
     pub peer_port: u16,
     /// Where its tracker and pages answer (HTTP over TCP, BEP 15 over UDP).
     pub http_port: u16,
+    /// What its tracker does.
+    pub tracker: TrackerConfig,
     /// The mesh's host name, such as `labmesh.local`: a torrent that names it as its tracker is the mesh's own.
     pub mesh_host: String,
-    /// Track any info hash, not only those of the catalogue.
-    pub open_tracker: bool,
     /// Bytes of pieces in flight that the driver has buffers for.
     pub piece_buffer_bytes: u64,
+    /// The longest block that it asks of our own nodes and serves: [`LARGE_BLOCK_BYTES`]; only the simulator has rooms
+    /// with longer ones.
+    pub block_bytes: u32,
     /// The bytes this node draws its chances from.
     pub seed: u64,
+}
+
+/// What a node's tracker tells foreign clients and takes from them; in brackets what bttrack calls it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TrackerConfig {
+    /// Track any info hash, not only those of the catalogue.
+    pub open: bool,
+    /// What clients are asked to wait between announces (`reannounce_interval`).
+    pub interval: Duration,
+    /// The least that they may wait; earlier announces are answered all the same.
+    pub min_interval: Duration,
+    /// A client silent for so long is gone (`timeout_downloaders_interval`).
+    pub expiry: Duration,
+    /// Peers for a client that asks for no number (`response_size`).
+    pub response_size: usize,
+    /// How often a client's port is looked at before it counts as unreachable; 0 = never, it is handed out at once
+    /// (`nat_check`).
+    pub nat_check: u8,
+}
+
+impl Default for TrackerConfig {
+    fn default() -> Self {
+        Self {
+            open: false,
+            interval: ANNOUNCE_INTERVAL,
+            min_interval: ANNOUNCE_MIN_INTERVAL,
+            expiry: ANNOUNCE_EXPIRY,
+            response_size: NUMWANT_DEFAULT,
+            nat_check: 3,
+        }
+    }
 }
 
 /// The version of everything that labmesh nodes say to each other; other versions are refused by name.
@@ -237,12 +271,17 @@ pub const BENCODE_VALUES_MAX: usize = 16 * 1024;
 
 /// Images one node may offer; a folder with more is told so.
 pub const IMAGES_MAX: usize = 4096;
-/// Peers in one image's tracker book.
-pub const BOOK_PEERS_MAX: usize = 4096;
+/// Foreign clients in one image's tracker book: more than any swarm that one tracker was seen with, in 25 MiB.
+pub const BOOK_PEERS_MAX: usize = 128 * 1024;
 /// Peers of one address in one image's book, so that one machine cannot fill it.
 pub const BOOK_PEERS_PER_ADDRESS: usize = 16;
-/// Foreign clients in all books together: a whole replica of them stays well below [`CONTROL_BYTES_MAX`].
-pub const BOOK_CLIENTS_MAX: usize = 16 * 1024;
+/// Foreign clients in all books together, at most 200 bytes each.
+pub const BOOK_CLIENTS_MAX: usize = 256 * 1024;
+/// Foreign clients that deputies are told of: such a message has 1.6 MB, well below [`CONTROL_BYTES_MAX`].
+pub const BOOK_REPLICA_CLIENTS: usize = 16 * 1024;
+/// Foreign clients of one image that our nodes may be told of, half of them seeds: each of our nodes gets a few, and
+/// the choice of neighbours takes time for each.
+pub const FOREIGN_IN_GRAPH_MAX: usize = 256;
 /// Images in one catalogue and swarms in one tracker: four full folders with nothing in common.
 pub const CATALOGUE_IMAGES_MAX: usize = 16 * 1024;
 /// Copies that one catalogue remembers (a node with an image): a thousand nodes with a thousand images, 32 MiB.
@@ -259,6 +298,12 @@ pub const CATALOGUE_GRACE: Duration = Duration::from_secs(10);
 pub const REGROUP_EVERY: Duration = Duration::from_millis(50);
 /// How often the book is looked through for silent clients.
 pub const BOOK_SWEEP_EVERY: Duration = Duration::from_secs(5);
+/// Silent clients that leave at once, so that the driver's other work waits for milliseconds only.
+pub const BOOK_SWEEP_MAX: usize = 8 * 1024;
+/// When the rest of them leaves.
+pub const BOOK_SWEEP_AGAIN: Duration = Duration::from_millis(50);
+/// How often counters and names are put on disk, if they changed: what a crash may cost.
+pub const BOOK_SAVE_EVERY: Duration = Duration::from_secs(5);
 /// How often deputies are sent the book, if it changed.
 pub const BOOK_REPLICATE_EVERY: Duration = Duration::from_secs(1);
 /// With fewer seeders than this in a swarm where somebody misses a piece, idle copies are woken.
@@ -267,13 +312,15 @@ pub const SEEDERS_WANTED: usize = 2;
 pub const WAKE_AGAIN: Duration = Duration::from_secs(1);
 /// The longest wait of [`WAKE_AGAIN`].
 pub const WAKE_AGAIN_MAX: Duration = Duration::from_secs(32);
+/// The longest name that a person may give a torrent, in bytes.
+pub const TORRENT_NAME_BYTES_MAX: usize = 255;
 /// What the tracker asks clients to wait between announces (bttrack's value in OpenGnsys).
 pub const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(30);
 /// The least a client may wait; earlier announces are answered all the same.
 pub const ANNOUNCE_MIN_INTERVAL: Duration = Duration::from_secs(10);
 /// A peer silent for three intervals is gone; bttrack's 10 s dropped live ones.
 pub const ANNOUNCE_EXPIRY: Duration = Duration::from_secs(95);
-/// Peers handed to a foreign client that asks for no number (BEP 3's usual 50).
+/// Peers handed to a foreign client that asks for no number (BEP 3's and bttrack's usual 50).
 pub const NUMWANT_DEFAULT: usize = 50;
 /// Peers handed to anybody at once.
 pub const NUMWANT_MAX: usize = 200;

@@ -7,7 +7,7 @@ use crate::bitfield::BadBitfield;
 use crate::id::PieceIndex;
 
 /// What a peer did that no correct client does. Closes its connection.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum PeerMisbehaved {
     /// Another image than the one we dialled it for, or one that we do not have.
     #[error("speaks of an image that is not offered here")]
@@ -57,7 +57,7 @@ pub enum PeerMisbehaved {
 }
 
 /// Why we close a peer connection.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum CloseReason {
     /// The peer's fault.
     #[error("the peer {0}")]
@@ -83,7 +83,7 @@ pub enum CloseReason {
 }
 
 /// What went wrong with a file. The world's fault: that transfer stops with the reason, the node goes on.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum DiskError {
     /// The disk has no room for the image.
     #[error("not enough space: {missing} more bytes are needed in {place}")]

@@ -206,7 +206,7 @@ pub struct Block {
 }
 
 /// How an image is cut: total length and piece length, both in bytes and both at least 1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Geometry {
     length: u64,
     piece_length: u32,

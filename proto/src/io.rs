@@ -25,14 +25,14 @@ use crate::bitfield::Bitfield;
 use crate::config::{Mode, SeedTime};
 use crate::error::{CloseReason, DiskError};
 use crate::id::{Block, ConnId, Epoch, ImageIndex, InfoHash, NodeId, PieceIndex, RequestId};
-use crate::wire::control::{self, Beat};
+use crate::wire::control::{self, Beat, BookReplica, RegisteredName};
 use crate::wire::http_tracker::{Announce, Announced};
 use crate::wire::metainfo::Metainfo;
 use crate::wire::peer;
 use crate::wire::tracker_client::TrackerUrl;
 
 /// Everything that can happen to a node.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Input {
     // ---- discovery
     /// mDNS or a `--join` address names a node; `node` is unknown for a bare address.
@@ -98,6 +98,17 @@ pub enum Input {
         /// What it said.
         announce: Announce,
     },
+    /// The port of [`Output::Probe`] was looked at.
+    Probed {
+        /// Of this image's client.
+        info_hash: InfoHash,
+        /// Where.
+        addr: SocketAddr,
+        /// A BitTorrent client may be there.
+        reachable: bool,
+    },
+    /// What an earlier life of this node put out by [`Output::SaveBook`]; said once, before anything else.
+    Saved(BookReplica),
 
     /// What a tracker of others said to [`Output::AskTracker`], or in words why it said nothing. A UDP tracker may say
     /// more than one thing to one question.
@@ -237,7 +248,7 @@ pub enum Input {
 }
 
 /// What a person asks of a running node.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Command {
     /// Fetch an image.
     Get {
@@ -278,6 +289,8 @@ pub enum Command {
     Remove(String),
     /// The torrent of an image of the catalogue, from here or from a holder.
     Torrent(InfoHash),
+    /// Name a torrent of an open tracker that no cache holds.
+    Register(RegisteredName),
     /// Become master now.
     ClaimMaster,
     /// Stop being master.
@@ -285,7 +298,7 @@ pub enum Command {
 }
 
 /// What a command led to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Reply {
     /// Under way; watch the transfer of this info hash.
     Started(InfoHash),
@@ -300,7 +313,7 @@ pub enum Reply {
 }
 
 /// Why a command cannot be done, in words for the person.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Refusal {
     /// Nobody offers it.
     #[error("no such image: {0} (try: labmesh ls)")]
@@ -332,6 +345,12 @@ pub enum Refusal {
     /// The tables are full.
     #[error("this node has {0} images, more are refused")]
     TooMany(usize),
+    /// Names are for open trackers.
+    #[error("this tracker is for the images of the catalogue (--open-tracker opens it)")]
+    ClosedTracker,
+    /// The table of names is full.
+    #[error("{0} torrents have a name here, more are refused")]
+    TooManyNames(usize),
     /// Weight 0 nodes never are master.
     #[error("this node has weight 0 and never is master")]
     NeverMaster,
@@ -341,7 +360,7 @@ pub enum Refusal {
 }
 
 /// Everything a node can ask for.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Output {
     // ---- discovery
     /// Browse for other nodes, or stop.
@@ -395,6 +414,16 @@ pub enum Output {
         /// The answer.
         result: Result<Announced, &'static str>,
     },
+    /// Look whether a BitTorrent client answers at an address that it has announced for itself; answered by
+    /// [`Input::Probed`].
+    Probe {
+        /// The image that it should know.
+        info_hash: InfoHash,
+        /// Where.
+        addr: SocketAddr,
+    },
+    /// Put the tracker's counters and names on disk, for [`Input::Saved`] of the next start.
+    SaveBook(BookReplica),
 
     /// Ask a tracker of others, from the address that peers reach this node at; answered by [`Input::TrackerSaid`].
     /// The same `id` again is a repetition, or the next datagram of one exchange, from the same port.
@@ -442,12 +471,14 @@ pub enum Output {
         /// What.
         message: peer::Message,
     },
-    /// Tell every connection of the image that we have this piece.
+    /// Tell these connections of the image that we have this piece; whom it is no news to need not know.
     Have {
         /// The image.
         image: ImageIndex,
         /// The piece.
         piece: PieceIndex,
+        /// Whom to tell.
+        to: Vec<ConnId>,
     },
     /// Send a block from the file, then say [`Input::Sent`].
     SendBlock {
@@ -548,7 +579,7 @@ pub enum Output {
 }
 
 /// What a person may want to know.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
     /// This node is master now.
     BecameMaster {

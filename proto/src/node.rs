@@ -26,7 +26,7 @@ use crate::tracker::Tracker;
 use crate::wire::control::{Holding, Holdings};
 use crate::wire::metainfo::Metainfo;
 
-pub use self::status::{ImageStatus, NodeStatus, Role, Status, TransferStatus};
+pub use self::status::{ImageStatus, NodeStatus, Role, Status, TorrentStatus, TransferStatus};
 
 mod commands;
 mod mesh;
@@ -86,6 +86,10 @@ pub struct Node {
     /// Announces of clients that were passed on to the master, until it answers.
     passed_on: VecDeque<mesh::PassedOn>,
     leaving: bool,
+    /// The earliest deadline of all parts but the swarms.
+    deadline: Option<(Time, &'static str)>,
+    /// Some part was told of something since its outputs were carried further.
+    unsettled: bool,
     outputs: VecDeque<Output>,
 }
 
@@ -100,7 +104,7 @@ impl Node {
             discovery: Discovery::new(me, rng.next_u64()),
             roster: Roster::new(now, mesh::member(&config), config.keyed),
             catalogue: Catalogue::new(me),
-            tracker: Tracker::new(me, rng.next_u64(), config.open_tracker),
+            tracker: Tracker::new(me, rng.next_u64(), config.tracker),
             announcer: Announcer::new(PeerId::of_node(&me), config.peer_port, config.mesh_host.clone(), announcer_seed),
             torrents: Torrents::default(),
             board: Board::new(now, me),
@@ -117,6 +121,8 @@ impl Node {
             holdings_version: rng.next_u64() >> 16,
             passed_on: VecDeque::new(),
             leaving: false,
+            deadline: None,
+            unsettled: false,
             outputs: VecDeque::new(),
             rng,
             config,
@@ -128,13 +134,25 @@ impl Node {
     /// Something happened.
     pub fn handle_input(&mut self, now: Time, input: Input) {
         match input {
-            // The data plane first: it is the most of it by far.
+            // The data plane first: it is the most of it by far, and seldom concerns more than its swarm.
             Input::Block { conn, range } => self.tell_peer(now, conn, swarm::Input::Block(conn, range)),
             Input::Peer { conn, message } => self.tell_peer(now, conn, swarm::Input::Peer(conn, message)),
             Input::Sent { conn, block } => self.tell_peer(now, conn, swarm::Input::Sent(conn, block)),
             Input::Verified { image, piece, result } => {
-                self.tell_image(now, image, swarm::Input::Verified(piece, result))
+                self.tell_image(now, image, swarm::Input::Verified(piece, result));
             }
+            input => {
+                self.unsettled = true;
+                self.handle_other(now, input);
+            }
+        }
+        if self.unsettled {
+            self.settle(now);
+        }
+    }
+
+    fn handle_other(&mut self, now: Time, input: Input) {
+        match input {
             Input::PeerUp { conn, addr, handshake, outgoing } => {
                 let Some(image) = self.image_of(&handshake.info_hash) else {
                     let reason = CloseReason::Misbehaved(PeerMisbehaved::UnknownInfoHash);
@@ -175,7 +193,6 @@ impl Node {
             Input::Command { id, command } => self.command(now, id, command),
             mesh => self.handle_mesh(now, mesh),
         }
-        self.settle(now);
     }
 
     /// The deadline has come.
@@ -203,8 +220,8 @@ impl Node {
             self.torrents.handle_timeout(now);
         }
         if due(self.board.poll_timeout()) {
-            let mine = self.reports(now);
-            self.board.handle_input(now, board::Input::Mine(mine));
+            let (reports, master) = (self.reports(now), self.is_ruling());
+            self.board.handle_input(now, board::Input::Mine { reports, master });
         }
         while let Some((at, image)) = self.timers.first().copied().filter(|(at, _)| *at <= now) {
             self.timers.remove(&(at, image));
@@ -228,6 +245,10 @@ impl Node {
     /// When it wants to be woken, and why.
     pub fn poll_timeout(&self) -> Option<(Time, &'static str)> {
         let swarm = self.timers.first().map(|(at, image)| (*at, self.armed[*image].map_or("swarm", |(_, why)| why)));
+        [self.deadline, swarm].into_iter().flatten().min_by_key(|(at, _)| *at)
+    }
+
+    fn deadline(&self) -> Option<(Time, &'static str)> {
         let parts = [
             self.election.poll_timeout(),
             self.discovery.poll_timeout(),
@@ -239,7 +260,6 @@ impl Node {
             self.board.poll_timeout(),
             self.passed_on_timeout(),
             self.early.front().map(|early| (early.until(), "command waits for the catalogue")),
-            swarm,
         ];
         parts.into_iter().flatten().min_by_key(|(at, _)| *at)
     }
@@ -283,6 +303,7 @@ impl Node {
             stopped,
             master: self.is_ruling(),
             buffer_bytes: self.config.piece_buffer_bytes,
+            block_bytes: self.config.block_bytes,
             seed: self.rng.next_u64(),
         };
         self.swarms[image] = Some(Swarm::new(now, start));
@@ -368,7 +389,10 @@ impl Node {
             while let Some(output) = self.swarms[image].as_mut().and_then(Swarm::poll_output) {
                 match output {
                     swarm::Output::Border(output) => self.outputs.push_back(output),
-                    swarm::Output::Announce(announce) => self.announce(now, image, announce),
+                    swarm::Output::Announce(announce) => {
+                        self.unsettled = true;
+                        self.announce(now, image, announce);
+                    }
                     swarm::Output::State { state, detail } => self.tell_state(image, state, detail),
                 }
             }
@@ -410,6 +434,8 @@ impl Node {
                 break;
             }
         }
+        self.unsettled = false;
+        self.deadline = self.deadline();
     }
 
     /// The name and the torrent of an image.

@@ -286,11 +286,6 @@ impl Roster {
         self.table.name(node)
     }
 
-    /// Whose peer port that is.
-    pub fn node_at(&self, addr: IpAddr, peer_port: u16) -> Option<NodeId> {
-        self.table.at(addr, peer_port)
-    }
-
     /// Where a node is: by its connection, else by the roster.
     pub fn address(&self, node: &NodeId) -> Option<IpAddr> {
         self.member(node).and_then(|entry| entry.member.addr).or_else(|| self.addresses.get(node).copied())

@@ -12,7 +12,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 use crate::bitfield::Bitfield;
-use crate::config::{ANNOUNCE_INTERVAL, LARGE_BLOCK_BYTES, Mode, PEERS_PER_IMAGE_MAX, REQUESTS_PER_PEER_MAX, SeedTime};
+use crate::config::{ANNOUNCE_INTERVAL, Mode, PEERS_PER_IMAGE_MAX, REQUESTS_PER_PEER_MAX, SeedTime};
 use crate::error::{CloseReason, DiskError, PeerMisbehaved};
 use crate::id::{Block, ConnId, Geometry, ImageIndex, InfoHash, PeerId, PieceIndex, Time};
 use crate::io;
@@ -54,6 +54,7 @@ const STARVING_EVERY: Duration = Duration::from_secs(2);
 const WAITING_AFTER: Duration = Duration::from_secs(1);
 /// Dials that one look begins: a storm of connections helps nobody.
 const CONTACTS_DIALLED_AT_ONCE: usize = 8;
+const NOBODY: u32 = u32::MAX;
 
 /// What happens to one swarm.
 #[derive(Clone, Debug, PartialEq)]
@@ -148,6 +149,8 @@ pub struct Start {
     pub master: bool,
     /// See [`Input::BufferBytes`].
     pub buffer_bytes: u64,
+    /// The longest block that it asks for and serves.
+    pub block_bytes: u32,
     /// The bytes it draws its chances from.
     pub seed: u64,
 }
@@ -178,10 +181,15 @@ pub struct Swarm {
     pieces: Pieces,
     picker: Picker,
     peers: Vec<Peer>,
+    /// Index into `peers` by connection, or `NOBODY`.
+    by_conn: Vec<u32>,
+    /// Peers that we are interested in and that serve us, once counted.
+    serving: Option<u64>,
     ledger: Ledger,
     contacts: Contacts,
     upload: Upload,
     buffer_bytes: u64,
+    block_bytes: u32,
     end_game: bool,
 
     others_complete: u32,
@@ -225,10 +233,13 @@ impl Swarm {
             picker: Picker::new(geometry, &none, &mut rng),
             pieces: Pieces::new(geometry, none),
             peers: Vec::new(),
+            by_conn: Vec::new(),
+            serving: None,
             ledger: Ledger::default(),
             contacts: Contacts::default(),
             upload: Upload::default(),
             buffer_bytes: start.buffer_bytes,
+            block_bytes: start.block_bytes,
             end_game: false,
             others_complete: 0,
             others_missing: 0,
@@ -413,6 +424,10 @@ impl Swarm {
         // Backwards, since closing one moves the last into its place.
         for p in (0..self.peers.len()).rev() {
             self.review_interest(p);
+            if self.peers[p].is_ours() && self.peers[p].fast {
+                // Not every piece was told to everybody.
+                self.tell(p, Message::HaveAll);
+            }
             if self.peers[p].has.is_full() {
                 self.close(now, p, CloseReason::NothingToDo);
             }
@@ -565,8 +580,10 @@ impl Swarm {
         };
         let ours = self.handshake();
         self.ask_border(io::Output::Accept { conn, image: self.image, handshake: ours });
+        let p = self.peers.len();
         self.peers.push(Peer::new(now, conn, addr, handshake, outgoing, self.geometry.pieces(), sender));
-        self.introduce(self.peers.len() - 1);
+        self.index(conn, p as u32);
+        self.introduce(p);
         if self.review_at == Time::NEVER {
             self.review_at = now + REVIEW;
         }
@@ -592,7 +609,7 @@ impl Swarm {
                 client: Some(concat!("labmesh ", env!("CARGO_PKG_VERSION")).to_owned()),
                 reqq: Some(REQUESTS_PER_PEER_MAX as u32),
                 port: Some(self.peer_port),
-                block: Some(LARGE_BLOCK_BYTES),
+                block: Some(self.block_bytes),
                 seeder: self.mode == Mode::Seeder && !self.pieces.here().is_full(),
                 upload_only: self.pieces.here().is_full(),
             };
@@ -627,6 +644,11 @@ impl Swarm {
         self.unask_all(p);
         self.stop_serving(p);
         let peer = self.peers.swap_remove(p);
+        self.index(peer.conn, NOBODY);
+        if let Some(moved) = self.peers.get(p) {
+            self.index(moved.conn, p as u32);
+        }
+        self.serving = None;
         self.ledger.close(peer.sender);
         if peer.outgoing && self.complete_since.is_some() {
             self.contacts.useless(now, peer.addr);
@@ -637,7 +659,7 @@ impl Swarm {
             peer.has.iter(self.geometry).for_each(|piece| self.picker.less(piece));
         }
         self.fill_all(now);
-        self.serve(now);
+        self.fill_slots(now);
     }
 
     /// Lets a peer act, and closes its connection if it misbehaved.
@@ -660,7 +682,7 @@ impl Swarm {
         }
         match message {
             Message::KeepAlive | Message::Port(_) | Message::Unknown(_) | Message::AllowedFast(_) => {}
-            Message::Extended(extended) => self.peers[p].extend(&extended),
+            Message::Extended(extended) => self.peers[p].extend(&extended, self.block_bytes),
             Message::Bitfield(bytes) => {
                 let has = Bitfield::from_bytes(&bytes, self.geometry.pieces())?;
                 self.learn(now, p, has);
@@ -674,6 +696,7 @@ impl Swarm {
             }
             Message::Choke => {
                 self.peers[p].peer_choking = true;
+                self.serving = None;
                 self.peers[p].suggested.clear();
                 // BEP 6: a fast peer refuses each request by name; another just forgets them.
                 if !self.peers[p].fast {
@@ -683,18 +706,19 @@ impl Swarm {
             }
             Message::Unchoke => {
                 self.peers[p].peer_choking = false;
+                self.serving = None;
                 self.fill(now, p);
             }
             Message::Interested => {
                 self.peers[p].peer_interested = true;
-                self.serve(now);
+                self.fill_slots(now);
             }
             Message::NotInterested => {
                 self.peers[p].peer_interested = false;
                 if !self.peers[p].am_choking {
                     self.choke(p);
                 }
-                self.serve(now);
+                self.fill_slots(now);
             }
             Message::Request(range) => self.requested(now, p, range)?,
             Message::Cancel(range) => self.cancelled(p, range),
@@ -751,7 +775,10 @@ impl Swarm {
             return self.close(now, p, CloseReason::NothingToDo);
         }
         self.review_interest(p);
-        self.fill(now, p);
+        // Who has enough to send is asked again when a block comes.
+        if self.peers[p].hungry {
+            self.fill(now, p);
+        }
     }
 
     /// Keeps `interested` true.
@@ -759,6 +786,7 @@ impl Swarm {
         let interested = self.peers[p].useful > 0 && matches!(self.life, Life::Fetching { .. });
         if interested != self.peers[p].am_interested {
             self.peers[p].am_interested = interested;
+            self.serving = None;
             self.tell(p, if interested { Message::Interested } else { Message::NotInterested });
         }
     }
@@ -766,7 +794,15 @@ impl Swarm {
     // ---- helpers of all parts
 
     fn peer_of(&self, conn: ConnId) -> Option<usize> {
-        self.peers.iter().position(|p| p.conn == conn)
+        self.by_conn.get(conn.0 as usize).filter(|p| **p != NOBODY).map(|p| *p as usize)
+    }
+
+    fn index(&mut self, conn: ConnId, p: u32) {
+        let slot = conn.0 as usize;
+        if slot >= self.by_conn.len() {
+            self.by_conn.resize(slot + 1, NOBODY);
+        }
+        self.by_conn[slot] = p;
     }
 
     fn tell(&mut self, p: usize, message: Message) {
@@ -864,7 +900,7 @@ impl Swarm {
             Life::Idle => TransferState::Idle,
             Life::Seeding { .. } => TransferState::Seeding,
             Life::Fetching { .. } => {
-                let stuck = self.unavailable() > 0 && now.since(self.progress_at) > WAITING_AFTER;
+                let stuck = now.since(self.progress_at) > WAITING_AFTER && self.unavailable() > 0;
                 if stuck { TransferState::Waiting } else { TransferState::Fetching }
             }
         }

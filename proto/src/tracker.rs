@@ -5,16 +5,18 @@
 //!
 //! * Our own nodes are told their [`crate::neighbours`] when they announce, and again when these change. The choice is
 //!   made at once in a calm swarm and at most every [`REGROUP_EVERY`] in a busy one. They leave by saying so or when
-//!   the roster gives them up; since that word may be lost, also by [`ANNOUNCE_EXPIRY`] of silence. Two whole copies
-//!   are not told of each other.
-//! * Foreign clients get an ordinary random answer, seeds first, seeds no seeds, and leave after [`ANNOUNCE_EXPIRY`].
-//!   They are handed our nodes, and each is handed to a few of our nodes.
+//!   the roster gives them up; since that word may be lost, also by 95 s of silence
+//!   ([`crate::config::ANNOUNCE_EXPIRY`]). Two whole copies are not told of each other.
+//! * Foreign clients get an ordinary random answer, seeds first, seeds no seeds, and leave after the configured silence.
+//!   They are handed our nodes, and each is handed to a few of our nodes. A client is handed out once somebody has
+//!   found BitTorrent at its port, if the tracker is told to look ([`TrackerConfig::nat_check`]).
 //! * While somebody misses a piece and fewer than [`SEEDERS_WANTED`] of our nodes seed, idle copies are woken. Foreign
 //!   seeds do not count there, since nobody vouches for them.
 //! * `stay` (seed time `enough`): as long as anybody misses a piece, foreign clients included, everybody stays. Then
 //!   all could leave, and two stay for the next who comes: the master and the best of the others by weight and id, or
 //!   the two best if the master has no copy.
-//! * Counters are those of BEP 48; `completed` counts once for each stay of a peer in the book.
+//! * Counters are those of BEP 48; `completed` counts once for each stay of a peer in the book. They outlive the swarm,
+//!   the master and a restart, as do the names that people give to torrents of an open tracker.
 //!
 //! Announces of our own nodes are taken for any image, since they may overtake the news that the catalogue has it;
 //! foreign clients are answered for the images of the catalogue, or for all if the tracker is open.
@@ -30,23 +32,27 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 use crate::config::{
-    ANNOUNCE_EXPIRY, BOOK_CLIENTS_MAX, BOOK_REPLICATE_EVERY, BOOK_SWEEP_EVERY, CATALOGUE_IMAGES_MAX, NUMWANT_MAX,
-    REGROUP_EVERY, SEEDERS_WANTED, Weight,
+    BOOK_CLIENTS_MAX, BOOK_SWEEP_EVERY, CATALOGUE_IMAGES_MAX, NUMWANT_MAX, REGROUP_EVERY, SEEDERS_WANTED,
+    TrackerConfig, Weight,
 };
 use crate::id::{InfoHash, NodeId, RequestId, Time};
 use crate::neighbours::Site;
-use crate::wire::control::{BookReplica, ForeignPeer, Neighbours, NodeAnnounce};
+use crate::wire::control::{BookReplica, ForeignPeer, Neighbours, NodeAnnounce, RegisteredName};
 use crate::wire::http_tracker::{Announce, Announced, Scraped};
 
+mod clients;
 pub mod foreign;
 mod holders;
+mod keeping;
+mod ledger;
 mod swarm;
 #[cfg(test)]
 mod tests;
 
 use foreign::{Answer, Refused, Visit};
 use holders::Wanted;
-use swarm::{Change, Swarm};
+use ledger::Ledger;
+use swarm::{Change, Found, Swarm};
 
 /// What the roster knows of a node, as far as the tracker needs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,7 +124,20 @@ pub enum Input {
         /// It has just completed.
         completed: bool,
     },
-    /// Another master's book. A replica is replaced by it; a master adds what it lacks (two meshes have met).
+    /// The port of [`Output::Probe`] was looked at.
+    Probed {
+        /// Of this image's client.
+        info_hash: InfoHash,
+        /// Where.
+        addr: SocketAddr,
+        /// A BitTorrent client may be there.
+        reachable: bool,
+    },
+    /// A person names a torrent of an open tracker.
+    Register(RegisteredName),
+    /// The node ends: what is not saved yet is saved.
+    Shutdown,
+    /// Another master's book, or what an earlier life of this node saved. A replica is replaced by it; a master adds what it lacks (two meshes have met).
     Replica(BookReplica),
     /// This node is master now; the catalogue's holders that are up follow as [`Input::NodeHolds`].
     BecameMaster,
@@ -159,10 +178,24 @@ pub enum Output {
         /// Of which image.
         info_hash: InfoHash,
     },
-    /// A copy was completed: for the catalogue.
-    Completed(InfoHash),
-    /// Send the deputies the book.
-    Replicate(BookReplica),
+    /// A copy was completed, so often by now: for the catalogue.
+    Completed {
+        /// Of which image.
+        info_hash: InfoHash,
+        /// How often.
+        downloaded: u64,
+    },
+    /// Look whether a BitTorrent client answers there; answered by [`Input::Probed`].
+    Probe {
+        /// Which image it should know.
+        info_hash: InfoHash,
+        /// Where.
+        addr: SocketAddr,
+    },
+    /// Send the deputies the [`Tracker::replica`].
+    Replicate,
+    /// Keep counters and names for the next start.
+    Save(BookReplica),
 }
 
 /// What a swarm waits for.
@@ -185,33 +218,37 @@ impl Job {
 #[derive(Debug)]
 pub struct Tracker {
     me: NodeId,
-    open: bool,
+    config: TrackerConfig,
     master: bool,
     rng: ChaCha8Rng,
     swarms: BTreeMap<InfoHash, Swarm>,
+    ledger: Ledger,
     /// Foreign clients of all swarms.
     clients: usize,
     agenda: BTreeSet<(Time, InfoHash, Job)>,
     sweep_at: Option<Time>,
     replicate_at: Option<Time>,
     replicated: Time,
+    save_at: Option<Time>,
     outputs: VecDeque<Output>,
 }
 
 impl Tracker {
-    /// A replica without content. `open`: track any info hash, not only those of the catalogue.
-    pub fn new(me: NodeId, seed: u64, open: bool) -> Self {
+    /// A replica without content.
+    pub fn new(me: NodeId, seed: u64, config: TrackerConfig) -> Self {
         Self {
             me,
-            open,
+            config,
             master: false,
             rng: ChaCha8Rng::seed_from_u64(seed),
             swarms: BTreeMap::new(),
+            ledger: Ledger::default(),
             clients: 0,
             agenda: BTreeSet::new(),
             sweep_at: None,
             replicate_at: None,
             replicated: Time::default(),
+            save_at: None,
             outputs: VecDeque::new(),
         }
     }
@@ -222,8 +259,8 @@ impl Tracker {
             Input::Tracked { info_hash, downloaded } => {
                 if let Some(swarm) = self.swarm(info_hash) {
                     swarm.tracked = true;
-                    swarm.downloaded = swarm.downloaded.max(downloaded);
                 }
+                self.know_downloads(now, info_hash, downloaded);
             }
             Input::Untracked(info_hash) => self.untrack(now, info_hash),
             Input::NodeAnnounce { from, announce } => self.node_announces(now, from, &announce),
@@ -244,16 +281,21 @@ impl Tracker {
                 }
             }
             Input::Announce { id, announce } => {
-                let result = self.visit(now, Visit::of(&announce));
-                let result = result.map(Answer::announced).map_err(Refused::reason);
+                let result = self.visit(now, &Visit::of(&announce, &self.config), Found::tracked);
+                let result = result.map(|answer| answer.announced(&self.config)).map_err(Refused::reason);
                 self.outputs.push_back(Output::Announced { id, result });
             }
             Input::ForeignAnnounce { from, id, peer, numwant, stopped, completed } => {
                 let visit = Visit { peer, wanted: NUMWANT_MAX.min(numwant.into()), stopped, completed };
-                let answer = self.visit(now, visit).ok().map(|answer| answer.neighbours(peer.info_hash));
+                let answer = self.visit(now, &visit, Found::neighbour).ok();
+                let answer = answer.map(|answer| answer.neighbours(peer.info_hash));
                 self.outputs.push_back(Output::ForeignAnnounced { to: from, id, answer });
             }
-            Input::Replica(replica) => self.take_over(now, &replica),
+            Input::Probed { info_hash, addr, reachable } => self.probed(now, info_hash, addr, reachable),
+            Input::Register(name) if self.config.open => self.register(now, name),
+            Input::Register(_) => {}
+            Input::Shutdown => self.save_at = self.save_at.map(|_| now),
+            Input::Replica(replica) => self.take_over(now, replica),
             Input::BecameMaster => self.become_master(now),
             Input::LostMastership => self.lose_mastership(),
         }
@@ -282,7 +324,11 @@ impl Tracker {
         if self.replicate_at.is_some_and(|at| at <= now) {
             self.replicate_at = None;
             self.replicated = now;
-            self.outputs.push_back(Output::Replicate(self.replica()));
+            self.outputs.push_back(Output::Replicate);
+        }
+        if self.save_at.is_some_and(|at| at <= now) {
+            self.save_at = None;
+            self.outputs.push_back(Output::Save(self.kept()));
         }
     }
 
@@ -296,46 +342,83 @@ impl Tracker {
         let job = self.agenda.first().map(|(at, _, job)| (*at, job.reason()));
         let sweep = self.sweep_at.map(|at| (at, "tracker: forget silent clients"));
         let replicate = self.replicate_at.map(|at| (at, "tracker: send the book to the deputies"));
-        [job, sweep, replicate].into_iter().flatten().min()
+        let save = self.save_at.map(|at| (at, "tracker: keep the counters"));
+        [job, sweep, replicate, save].into_iter().flatten().min()
     }
 
-    /// One swarm's counters, without the name; `None` if foreign clients are refused there.
+    /// One swarm's counters, with the name if a person gave it one; `None` if foreign clients are refused there.
     pub fn scrape(&self, info_hash: &InfoHash) -> Option<Scraped> {
-        let swarm = self.swarms.get(info_hash).filter(|swarm| swarm.tracked || self.open)?;
-        let (complete, incomplete) = swarm.counts();
-        Some(Scraped { info_hash: *info_hash, name: None, complete, incomplete, downloaded: swarm.downloaded })
-    }
-
-    /// The same for pages, whoever may ask: whole copies, others, and how often a copy was completed.
-    pub fn counts(&self, info_hash: &InfoHash) -> (u32, u32, u64) {
-        self.swarms.get(info_hash).map_or((0, 0, 0), |swarm| {
-            let (complete, incomplete) = swarm.counts();
-            (complete, incomplete, swarm.downloaded)
+        let known = self.known(info_hash);
+        let swarm = self.swarms.get(info_hash).filter(|swarm| swarm.tracked || self.config.open);
+        let (complete, incomplete) = match swarm {
+            Some(swarm) => swarm.counts(),
+            None => (0, 0),
+        };
+        let name = known.map(|(name, _)| name.to_owned());
+        (swarm.is_some() || name.is_some()).then(|| Scraped {
+            info_hash: *info_hash,
+            name,
+            complete,
+            incomplete,
+            downloaded: self.downloaded(info_hash),
         })
     }
 
-    /// The images that foreign clients may ask for, in order.
-    pub fn tracked(&self) -> impl Iterator<Item = &InfoHash> {
-        self.swarms.iter().filter(|(_, swarm)| swarm.tracked || self.open).map(|(hash, _)| hash)
+    /// The same for pages, whoever may ask: whole copies and others.
+    pub fn counts(&self, info_hash: &InfoHash) -> (u32, u32) {
+        self.swarms.get(info_hash).map_or((0, 0), Swarm::counts)
+    }
+
+    /// How often a copy was completed.
+    pub fn downloaded(&self, info_hash: &InfoHash) -> u64 {
+        self.ledger.downloaded(info_hash)
+    }
+
+    /// The name and the bytes that a person gave a torrent of this open tracker.
+    pub fn known(&self, info_hash: &InfoHash) -> Option<(&str, u64)> {
+        self.ledger.known(info_hash).filter(|_| self.config.open)
+    }
+
+    /// The torrents that are not in the catalogue: those that a person named, then `most` others.
+    pub fn others(&self, most: usize) -> Vec<InfoHash> {
+        if !self.config.open {
+            return Vec::new();
+        }
+        let untracked = |hash: &&InfoHash| !self.swarms.get(*hash).is_some_and(|swarm| swarm.tracked);
+        let named = self.ledger.named().filter(untracked).copied();
+        let unnamed = self.swarms.iter().filter(|(hash, swarm)| !swarm.tracked && self.ledger.known(hash).is_none());
+        named.chain(unnamed.map(|(hash, _)| *hash).take(most)).collect()
     }
 
     /// Everybody in one swarm.
     pub fn peers(&self, info_hash: &InfoHash) -> impl Iterator<Item = BookPeer> {
-        self.swarms.get(info_hash).into_iter().flat_map(Swarm::peers).map(|peer| BookPeer {
-            node: peer.node(),
-            addr: peer.addr,
-            left: peer.left,
-            uploaded: peer.uploaded,
-            downloaded: peer.downloaded,
+        self.swarms.get(info_hash).into_iter().flat_map(|swarm| {
+            let nodes = swarm.peers().map(|peer| BookPeer {
+                node: Some(peer.contact.node),
+                addr: peer.contact.addr,
+                left: peer.left,
+                uploaded: peer.uploaded,
+                downloaded: peer.downloaded,
+            });
+            nodes.chain(swarm.clients.iter().map(|client| BookPeer {
+                node: None,
+                addr: client.addr(),
+                left: client.left,
+                uploaded: client.uploaded,
+                downloaded: client.downloaded,
+            }))
         })
     }
 
-    /// What announces alone would not restore.
-    pub fn replica(&self) -> BookReplica {
-        let counted = self.swarms.iter().filter(|(_, swarm)| swarm.downloaded > 0);
-        BookReplica {
-            peers: self.swarms.iter().flat_map(|(hash, swarm)| swarm.foreign(*hash)).collect(),
-            downloaded: counted.map(|(hash, swarm)| (*hash, swarm.downloaded)).collect(),
+    /// Whether a person may name a torrent here.
+    ///
+    /// # Errors
+    /// If the tracker is not open, or has no room.
+    pub fn may_register(&self) -> Result<(), NotRegistered> {
+        match self.ledger.is_full() {
+            _ if !self.config.open => Err(NotRegistered::Closed),
+            Some(n) => Err(NotRegistered::Full(n)),
+            None => Ok(()),
         }
     }
 
@@ -346,8 +429,8 @@ impl Tracker {
     fn untrack(&mut self, now: Time, info_hash: InfoHash) {
         let Some(swarm) = self.swarms.get_mut(&info_hash) else { return };
         swarm.tracked = false;
-        if !self.open {
-            let gone = swarm.retain_clients(|_| false);
+        if !self.config.open {
+            let gone = swarm.clients.retain(usize::MAX, |_| false);
             self.clients_left(now, info_hash, gone);
         }
         self.forget_if_idle(info_hash);
@@ -415,7 +498,10 @@ impl Tracker {
     /// Somebody joined, left or completed: carry it further.
     fn changed(&mut self, now: Time, info_hash: InfoHash, change: Change) {
         if change.completed {
-            self.outputs.push_back(Output::Completed(info_hash));
+            self.ledger.count(info_hash, self.whose(&info_hash));
+            let downloaded = self.downloaded(&info_hash);
+            self.outputs.push_back(Output::Completed { info_hash, downloaded });
+            self.save_soon(now);
             self.replicate_soon(now);
         }
         if change.regroup {
@@ -426,7 +512,7 @@ impl Tracker {
 
     fn regroup_soon(&mut self, now: Time, info_hash: InfoHash) {
         let Some(swarm) = self.swarms.get_mut(&info_hash) else { return };
-        if self.master && swarm.regroup_at.is_none() {
+        if self.master && swarm.regroup_at.is_none() && swarm.has_nodes() {
             let at = now.max(swarm.regrouped + REGROUP_EVERY);
             swarm.regroup_at = Some(at);
             self.agenda.insert((at, info_hash, Job::Regroup));
@@ -468,44 +554,51 @@ impl Tracker {
 
     // ---- foreign clients
 
-    /// Books a foreign client and answers it.
-    fn visit(&mut self, now: Time, visit: Visit) -> Result<Answer, Refused> {
-        let Visit { peer, stopped, completed, .. } = visit;
-        if peer.addr.port() == 0 {
-            return Err(Refused::Port);
-        }
+    /// Books a foreign client and answers it with peers, as `tell` puts them.
+    fn visit<T>(&mut self, now: Time, visit: &Visit, tell: impl Fn(Found) -> T) -> Result<Answer<T>, Refused> {
+        let Visit { peer, stopped, completed, wanted } = *visit;
         let info_hash = peer.info_hash;
-        let (open, clients) = (self.open, self.clients);
+        let (open, clients, checks) = (self.config.open, self.clients, self.config.nat_check);
         // Strangers may name what they like to an open tracker, but not use up the room of our own images.
         let limit = if open { CATALOGUE_IMAGES_MAX / 2 } else { 0 };
         let swarm = swarm(&mut self.swarms, info_hash, limit);
         let swarm = swarm.filter(|swarm| swarm.tracked || open).ok_or(Refused::Unknown)?;
         if stopped {
-            let gone = usize::from(swarm.client_leaves(&peer.addr));
+            let gone = usize::from(swarm.clients.leave(&peer.addr.into()));
             let (complete, incomplete) = swarm.counts();
             self.clients_left(now, info_hash, gone);
             self.forget_if_idle(info_hash);
             return Ok(Answer { complete, incomplete, peers: Vec::new() });
         }
-        if clients >= BOOK_CLIENTS_MAX && !swarm.has_client(&peer.addr) {
+        if clients >= BOOK_CLIENTS_MAX && swarm.clients.get(&peer.addr.into()).is_none() {
             self.forget_if_idle(info_hash);
             return Err(Refused::BookFull);
         }
-        let before = swarm.clients();
-        let change = swarm.client_announces(now, &peer, completed)?;
-        let joined = swarm.clients() - before;
+        let visited = swarm.clients.announce(now, &peer, completed, checks)?;
         let (complete, incomplete) = swarm.counts();
-        let peers = swarm.sample(&mut self.rng, &peer.addr, peer.left == 0, visit.wanted);
-        let answer = Answer { complete, incomplete, peers };
-        self.clients += joined;
+        let peers = swarm.sample(&mut self.rng, &peer.addr, peer.left == 0, wanted, tell);
+        self.clients += usize::from(visited.joined);
         if self.master {
             self.sweep_at = self.sweep_at.or(Some(now + BOOK_SWEEP_EVERY));
         }
-        if change.regroup {
+        if visited.probe {
+            self.outputs.push_back(Output::Probe { info_hash, addr: peer.addr });
+        }
+        if visited.shown {
             self.replicate_soon(now);
         }
-        self.changed(now, info_hash, change);
-        Ok(answer)
+        if visited.joined || visited.shown || visited.completed {
+            self.changed(now, info_hash, Change { regroup: visited.shown, completed: visited.completed });
+        }
+        Ok(Answer { complete, incomplete, peers })
+    }
+
+    fn probed(&mut self, now: Time, info_hash: InfoHash, addr: SocketAddr, reachable: bool) {
+        let Some(swarm) = self.swarms.get_mut(&info_hash) else { return };
+        if swarm.clients.probed(addr, reachable) {
+            self.replicate_soon(now);
+            self.changed(now, info_hash, Change { regroup: true, completed: false });
+        }
     }
 
     fn clients_left(&mut self, now: Time, info_hash: InfoHash, gone: usize) {
@@ -514,85 +607,6 @@ impl Tracker {
             self.replicate_soon(now);
             self.changed(now, info_hash, Change { regroup: true, completed: false });
         }
-    }
-
-    fn sweep(&mut self, now: Time) {
-        let swarms: Vec<InfoHash> = self.swarms.keys().copied().collect();
-        for info_hash in swarms {
-            let Some(swarm) = self.swarms.get_mut(&info_hash) else { continue };
-            let speaks = |peer: &swarm::Peer| now.since(peer.seen) < ANNOUNCE_EXPIRY;
-            let left = swarm.retain_nodes(speaks);
-            let gone = swarm.retain_clients(speaks);
-            if left {
-                self.changed(now, info_hash, Change { regroup: true, completed: false });
-            }
-            self.clients_left(now, info_hash, gone);
-            self.forget_if_idle(info_hash);
-        }
-        self.sweep_at = self.has_somebody().then_some(now + BOOK_SWEEP_EVERY);
-    }
-
-    /// Whether anybody in any book could fall silent.
-    fn has_somebody(&self) -> bool {
-        self.clients > 0 || self.swarms.values().any(Swarm::has_nodes)
-    }
-
-    // ---- masters come and go
-
-    fn replicate_soon(&mut self, now: Time) {
-        if self.master && self.replicate_at.is_none() {
-            self.replicate_at = Some(now.max(self.replicated + BOOK_REPLICATE_EVERY));
-        }
-    }
-
-    fn take_over(&mut self, now: Time, replica: &BookReplica) {
-        if !self.master {
-            for swarm in self.swarms.values_mut() {
-                swarm.retain_clients(|_| false);
-            }
-            self.clients = 0;
-        }
-        for (info_hash, downloaded) in &replica.downloaded {
-            if let Some(swarm) = self.swarm(*info_hash) {
-                swarm.downloaded = swarm.downloaded.max(*downloaded);
-            }
-        }
-        for peer in &replica.peers {
-            let full = self.clients >= BOOK_CLIENTS_MAX;
-            let Some(swarm) = self.swarm(peer.info_hash) else { continue };
-            if full || swarm.has_client(&peer.addr) || peer.addr.port() == 0 {
-                continue;
-            }
-            // A client beyond the limits of one image or one address is left out, as it would be by its announce.
-            if let Ok(change) = swarm.client_announces(now, peer, false) {
-                self.clients += 1;
-                self.changed(now, peer.info_hash, change);
-            }
-        }
-        if self.master {
-            self.sweep_at = self.sweep_at.or(Some(now + BOOK_SWEEP_EVERY));
-            self.replicate_soon(now);
-        }
-    }
-
-    fn become_master(&mut self, now: Time) {
-        self.master = true;
-        for swarm in self.swarms.values_mut() {
-            swarm.touch_clients(now);
-        }
-        self.sweep_at = (self.clients > 0).then_some(now + BOOK_SWEEP_EVERY);
-        self.replicate_soon(now);
-    }
-
-    fn lose_mastership(&mut self) {
-        self.master = false;
-        self.agenda.clear();
-        (self.sweep_at, self.replicate_at) = (None, None);
-        for swarm in self.swarms.values_mut() {
-            swarm.forget_nodes();
-            (swarm.regroup_at, swarm.wake_at) = (None, None);
-        }
-        self.swarms.retain(|_, swarm| !swarm.is_idle() || swarm.downloaded > 0);
     }
 }
 
@@ -604,6 +618,15 @@ fn swarm(swarms: &mut BTreeMap<InfoHash, Swarm>, info_hash: InfoHash, limit: usi
         Entry::Vacant(_) if full => None,
         Entry::Vacant(entry) => Some(entry.insert(Swarm::default())),
     }
+}
+
+/// Why a torrent cannot be named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotRegistered {
+    /// The tracker is for the images of the catalogue.
+    Closed,
+    /// So many are named already.
+    Full(usize),
 }
 
 /// One peer of the book, for pages and tests.

@@ -190,7 +190,7 @@ mod tests {
     #[test]
     fn a_crash_costs_what_was_not_synced_and_no_more() {
         let mut disk = Disk::new(1_000_000, Duration::ZERO, None);
-        let image = metainfo(0, 2_000_000);
+        let image = metainfo(0, 2_000_000, None);
         let (hash, geometry) = (image.info_hash(), image.geometry());
         disk.copies.insert(("x".to_owned(), hash), Copy::new(image, false, Mode::Peer, None));
         disk.book(Time(0), hash, geometry.piece(0).unwrap());

@@ -15,6 +15,8 @@ pub mod storm;
 pub mod control;
 pub mod disk;
 pub mod network;
+#[cfg(test)]
+mod pipeline;
 pub mod trunk;
 
 pub mod world;

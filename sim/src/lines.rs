@@ -42,9 +42,12 @@ impl Lines {
             | Input::ControlDown { .. }
             | Input::ControlUnreachable { .. }
             | Input::Control { .. } => Kind::Control,
-            Input::Announce { .. } | Input::TrackerSaid { .. } | Input::Command { .. } | Input::Shutdown => {
-                Kind::People
-            }
+            Input::Announce { .. }
+            | Input::Probed { .. }
+            | Input::Saved(_)
+            | Input::TrackerSaid { .. }
+            | Input::Command { .. }
+            | Input::Shutdown => Kind::People,
             Input::PeerUp { .. }
             | Input::PeerDown { .. }
             | Input::PeerUnreachable { .. }
@@ -68,8 +71,13 @@ impl Lines {
             Output::Browse(_) | Output::Advertise(_) | Output::HostName(_) => Kind::Mdns,
             Output::Beat { .. } | Output::Beacon(_) => Kind::Beats,
             Output::Dial { .. } | Output::Hangup(_) | Output::Send { .. } | Output::Gossip(_) => Kind::Control,
-            Output::AskTracker { .. } | Output::TrackerDone(_) => Kind::People,
-            Output::Announced { .. } | Output::Reply { .. } | Output::Farewell => Kind::People,
+            Output::Announced { .. }
+            | Output::Probe { .. }
+            | Output::SaveBook(_)
+            | Output::AskTracker { .. }
+            | Output::TrackerDone(_)
+            | Output::Reply { .. }
+            | Output::Farewell => Kind::People,
             Output::DialPeer { .. }
             | Output::Accept { .. }
             | Output::Close { .. }
@@ -108,6 +116,10 @@ impl Lines {
                 format!("answer {}: {}", id.0, if result.is_ok() { "came" } else { "none" })
             }
             Input::Announce { id, announce } => format!("announce {} of {}", id.0, hash(announce.info_hash)),
+            Input::Probed { addr, reachable, .. } => {
+                format!("{addr} {}", if *reachable { "is a client" } else { "cannot be reached" })
+            }
+            Input::Saved(book) => format!("{} counters and {} names kept", book.downloaded.len(), book.names.len()),
             Input::PeerUp { conn: slot, outgoing, .. } => {
                 format!("{} up, {}", conn(slot), if *outgoing { "dialled from here" } else { "dialled from there" })
             }
@@ -156,13 +168,15 @@ impl Lines {
             Output::Persist { epoch } => format!("write term {} of {}", epoch.term, self.node(epoch.node)),
             Output::Announced { id, result: Ok(answer) } => format!("announce {}: {} peers", id.0, answer.peers.len()),
             Output::Announced { id, result: Err(reason) } => format!("announce {} refused: {reason}", id.0),
+            Output::Probe { addr, .. } => format!("look for a client at {addr}"),
+            Output::SaveBook(book) => format!("keep {} counters and {} names", book.downloaded.len(), book.names.len()),
             Output::AskTracker { tracker, .. } => format!("asks {tracker}"),
             Output::TrackerDone(id) => format!("question {} is over", id.0),
             Output::DialPeer { image, addr, .. } => format!("dial {} for {}", place(*addr), number(*image)),
             Output::Accept { conn: slot, image, .. } => format!("{} accepted for {}", conn(slot), number(*image)),
             Output::Close { conn: slot, reason } => format!("{} close: {reason}", conn(slot)),
             Output::Peer { conn: slot, message } => format!("{} {}", conn(slot), wire(message)),
-            Output::Have { image, piece } => format!("everybody: have {}", place_of(*image, *piece)),
+            Output::Have { image, piece, to } => format!("{} peers: have {}", to.len(), place_of(*image, *piece)),
             Output::SendBlock { conn: slot, block: sent, .. } => format!("{} send {}", conn(slot), block(*sent)),
             Output::Store { block: kept, .. } => format!("keep {}", block(*kept)),
             Output::Open { image, name, complete, mode, .. } => {
@@ -355,6 +369,7 @@ fn command(command: &Command) -> String {
         Command::Start(image) => format!("start {image}"),
         Command::Remove(image) => format!("remove {image}"),
         Command::Torrent(image) => format!("torrent {}", hash(*image)),
+        Command::Register(name) => format!("call {} {}", hash(name.info_hash), name.name),
         Command::ClaimMaster => "claim master".to_owned(),
         Command::ReleaseMaster => "release master".to_owned(),
     }

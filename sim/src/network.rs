@@ -185,7 +185,13 @@ impl Network {
 
     /// Puts an item behind what this end has to send.
     pub fn send(&mut self, now: Time, end: End, item: Item, steps: &mut Vec<(Time, Step)>) {
-        self.half(end).out.push_back(item);
+        let latency = self.latency;
+        let half = self.half(end);
+        // Nothing is before it, and it costs nothing: most are such.
+        if half.out.is_empty() && !half.in_up_turn && item.bytes() == 0 {
+            return steps.push((now + latency, Step::Arrive(end, item)));
+        }
+        half.out.push_back(item);
         self.pump(now, end, steps);
     }
 
@@ -256,6 +262,12 @@ impl Network {
         let to = from.other();
         self.half(to).arrived.push_back(item);
         self.queue_down(now, to, steps);
+    }
+
+    /// Whether a message that arrives for this end now is handed over at once, since nothing waits before it.
+    pub fn is_idle(&mut self, end: End) -> bool {
+        let half = self.half(end);
+        half.arrived.is_empty() && !half.in_down_turn
     }
 
     /// The next item of this end that costs nothing.

@@ -295,7 +295,7 @@ mod tests {
     /// Two machines; the first offers everything, the second nothing yet.
     fn recorder() -> (Recorder, Geometry) {
         let mut recorder = Recorder::new(2);
-        let torrent = metainfo(0, 64 << 20);
+        let torrent = metainfo(0, 64 << 20, None);
         let geometry = torrent.geometry();
         for machine in 0..2 {
             let (image, name, metainfo) = (ImageIndex(0), "x.img".to_owned(), torrent.clone());

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use labmesh_proto::config::{Mode, NODES_MAX, SeedTime, Weight};
+use labmesh_proto::config::{LARGE_BLOCK_BYTES, Mode, NODES_MAX, PIECE_BYTES_MAX, PIECE_BYTES_MIN, SeedTime, Weight};
 use serde::Deserialize;
 
 mod units;
@@ -82,6 +82,12 @@ pub struct Lab {
     /// The image: `1GiB`. Without one the room only elects.
     #[serde(default)]
     pub image: Size,
+    /// The length of its pieces; as the mesh has them if it is not said.
+    #[serde(default)]
+    pub piece: Option<Size>,
+    /// The longest block that one machine asks of another.
+    #[serde(default = "block")]
+    pub block: Size,
     /// So many images of that size. Each holder has one of them in turn, everybody wants all.
     #[serde(default = "one")]
     pub images: usize,
@@ -379,6 +385,9 @@ impl Lab {
         sense((1..=64).contains(&self.images), "expected 1 to 64 images")?;
         sense(!image || self.images <= self.holders, "expected a holder for each image")?;
         sense(self.link.0 > 0 && self.disk.0 > 0, "expected a link and a disk with some speed")?;
+        let piece = u64::from(PIECE_BYTES_MIN)..=u64::from(PIECE_BYTES_MAX);
+        sense(self.piece.is_none_or(|p| piece.contains(&p.0)), "expected pieces of 16 KiB to 64 MiB")?;
+        sense(piece.contains(&self.block.0), "expected blocks of 16 KiB to 64 MiB")?;
         sense(self.uplink.is_none_or(|rate| rate.0 > 0), "expected an uplink with some speed")?;
         sense(self.sites == 1 && self.uplink.is_none() || self.sites == 2, "expected 1 site, or 2 and an `uplink`")?;
         let chances = [self.lost_datagrams_permille, self.lost_multicasts_permille];
@@ -419,6 +428,11 @@ fn tenth() -> u32 {
 /// A gigabit for 8 ms.
 fn window() -> Size {
     Size(1 << 20)
+}
+
+/// As the binary has it.
+fn block() -> Size {
+    Size(LARGE_BLOCK_BYTES.into())
 }
 
 /// As the default configuration has it.

@@ -5,12 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write as _};
+use std::hash::{Hash, Hasher};
 use std::io::{self, Write};
 
 use clap::ValueEnum;
 use labmesh_proto::id::{NodeId, Time};
 use labmesh_proto::io::{Event, Input, Output};
-use labmesh_proto::wire::peer::Message;
 
 use crate::lines::{Lines, name};
 use crate::record::Recorder;
@@ -82,7 +82,7 @@ impl Filter {
 /// A run as one number; as lines and as a recording too, if asked for.
 #[derive(Debug)]
 pub struct Trace {
-    hash: Hash,
+    hash: Digest,
     ids: BTreeMap<NodeId, usize>,
     /// Which machines were ever started.
     begun: Vec<bool>,
@@ -93,7 +93,13 @@ pub struct Trace {
 impl Trace {
     /// Nothing has happened.
     pub fn new() -> Self {
-        Self { hash: Hash(0xcbf2_9ce4_8422_2325), ids: BTreeMap::new(), begun: Vec::new(), show: None, recorder: None }
+        Self {
+            hash: Digest(0xcbf2_9ce4_8422_2325),
+            ids: BTreeMap::new(),
+            begun: Vec::new(),
+            show: None,
+            recorder: None,
+        }
     }
 
     /// One machine more.
@@ -141,7 +147,7 @@ impl Trace {
     /// A machine is about to hear of something.
     pub fn input(&mut self, now: Time, machine: usize, input: &Input) {
         self.hash.head(now, machine, 1);
-        self.hash.input(input);
+        input.hash(&mut self.hash);
         if let Some(recorder) = &mut self.recorder {
             recorder.input(now, machine, input);
         }
@@ -164,7 +170,7 @@ impl Trace {
     /// A machine wants something done.
     pub fn output(&mut self, now: Time, machine: usize, output: &Output) {
         self.hash.head(now, machine, 3);
-        self.hash.output(output);
+        output.hash(&mut self.hash);
         if let Some(recorder) = &mut self.recorder {
             recorder.output(now, machine, output);
         }
@@ -258,11 +264,24 @@ impl Show {
     }
 }
 
-/// 64 bits for no adversary, the same on every machine and in every profile.
+/// 64 bits for no adversary, the same on every machine and in every profile. Inputs and outputs say by `derive(Hash)`
+/// what they are, so that no new field escapes.
 #[derive(Debug)]
-struct Hash(u64);
+struct Digest(u64);
 
-impl fmt::Write for Hash {
+impl Digest {
+    fn head(&mut self, now: Time, machine: usize, what: u64) {
+        self.write_u64(now.0);
+        self.write_u64((machine as u64).wrapping_shl(8) | what);
+    }
+
+    fn text(&mut self, text: fmt::Arguments<'_>) {
+        // A hash takes every text.
+        let _ = self.write_fmt(text);
+    }
+}
+
+impl fmt::Write for Digest {
     /// FNV-1a, since it does not see how a text is cut into calls.
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for byte in text.bytes() {
@@ -272,71 +291,43 @@ impl fmt::Write for Hash {
     }
 }
 
-impl Hash {
-    fn word(&mut self, word: u64) {
+impl Hasher for Digest {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.write_u64(u64::from_le_bytes(word));
+        }
+    }
+
+    fn write_u64(&mut self, word: u64) {
         let mixed = (self.0 ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         self.0 = mixed ^ (mixed >> 29);
     }
 
-    fn words<const N: usize>(&mut self, words: [u32; N]) {
-        words.into_iter().for_each(|word| self.word(u64::from(word)));
+    // The default of each goes by bytes, whose order is the machine's.
+    fn write_u8(&mut self, n: u8) {
+        self.write_u64(n.into());
     }
 
-    fn text(&mut self, text: fmt::Arguments<'_>) {
-        // A hash takes every text.
-        let _ = self.write_fmt(text);
+    fn write_u16(&mut self, n: u16) {
+        self.write_u64(n.into());
     }
 
-    fn head(&mut self, now: Time, machine: usize, what: u64) {
-        self.word(now.0);
-        self.word((machine as u64).wrapping_shl(8) | what);
+    fn write_u32(&mut self, n: u32) {
+        self.write_u64(n.into());
     }
 
-    /// What comes a million times is hashed as numbers, the rest as text, which no new field escapes.
-    fn input(&mut self, input: &Input) {
-        match input {
-            Input::Block { conn, range } => self.words([1, conn.0, range.piece, range.offset, range.len]),
-            Input::Sent { conn, block } => self.words([2, conn.0, block.piece.get(), block.offset, block.len]),
-            Input::Peer { conn, message } => self.peer(3, conn.0, message),
-            Input::Verified { image, piece, result: Ok(good) } => {
-                self.words([4, image.0, piece.get(), u32::from(*good)]);
-            }
-            // Of a torrent its hash is enough.
-            Input::CacheHas { name, metainfo, stopped } => {
-                self.text(format_args!("has {name} {} {stopped}", metainfo.info_hash()));
-            }
-            Input::CachePart { name, metainfo, mode, seed_time, stopped } => {
-                self.text(format_args!("part {name} {} {mode} {seed_time:?} {stopped}", metainfo.info_hash()));
-            }
-            input => self.text(format_args!("{input:?}")),
-        }
+    fn write_usize(&mut self, n: usize) {
+        self.write_u64(n as u64);
     }
 
-    fn output(&mut self, output: &Output) {
-        match output {
-            Output::SendBlock { conn, image, block } => {
-                self.words([1, conn.0, image.0, block.piece.get(), block.offset, block.len]);
-            }
-            Output::Store { image, block } => self.words([2, image.0, block.piece.get(), block.offset, block.len]),
-            Output::Peer { conn, message } => self.peer(3, conn.0, message),
-            Output::Have { image, piece } => self.words([4, image.0, piece.get()]),
-            Output::Verify { image, piece } => self.words([5, image.0, piece.get()]),
-            Output::Open { image, name, metainfo, complete, mode, seed_time } => {
-                let hash = metainfo.info_hash();
-                self.text(format_args!("open {} {name} {hash} {complete} {mode} {seed_time:?}", image.0));
-            }
-            output => self.text(format_args!("{output:?}")),
-        }
-    }
-
-    fn peer(&mut self, what: u32, conn: u32, message: &Message) {
-        self.words([what, conn]);
-        match message {
-            Message::Have(piece) => self.words([1, *piece]),
-            Message::Request(range) => self.words([2, range.piece, range.offset, range.len]),
-            Message::Cancel(range) => self.words([3, range.piece, range.offset, range.len]),
-            message => self.text(format_args!("{message:?}")),
-        }
+    fn write_isize(&mut self, n: isize) {
+        self.write_u64(n as u64);
     }
 }
 

@@ -6,7 +6,7 @@
 //! Not here: what bandwidth is ([`crate::network`]), what a partition does to TCP ([`crate::control`]), what must not
 //! happen ([`crate::check`]). `docs/SIMULATION.md` says what this world does not show.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use labmesh_proto::io::{self, Input, Output};
 use labmesh_proto::node::Node;
 use labmesh_proto::wire::control::{Beat, Message};
 use labmesh_proto::wire::metainfo::{Metainfo, piece_length_for};
-use labmesh_proto::wire::peer::Handshake;
+use labmesh_proto::wire::peer::{self, Handshake};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
@@ -125,6 +125,8 @@ pub struct World {
     scenario: Scenario,
     images: Vec<Arc<Metainfo>>,
     machines: Vec<Machine>,
+    /// Which machine has that id; only looked up.
+    by_id: HashMap<NodeId, usize>,
     network: Network,
     trunk: Option<Trunk>,
     control: Control,
@@ -150,10 +152,11 @@ pub struct World {
     pub trace: Trace,
 }
 
-/// The torrent of the image of that number, whose piece hashes are nobody's.
-pub fn metainfo(number: usize, size: u64) -> Arc<Metainfo> {
-    let piece_length = piece_length_for(size);
-    let pieces = size.div_ceil(u64::from(piece_length)) as usize;
+/// The torrent of the image of that number, whose piece hashes are nobody's; its pieces are as long as the mesh has them,
+/// or as is said.
+pub fn metainfo(number: usize, size: u64, piece: Option<u64>) -> Arc<Metainfo> {
+    let piece_length = piece.unwrap_or_else(|| piece_length_for(size).into());
+    let pieces = size.div_ceil(piece_length) as usize;
     let name = image_name(number);
     let mut info =
         format!("d6:lengthi{size}e4:name{}:{name}12:piece lengthi{piece_length}e6:pieces{}:", name.len(), pieces * 20)
@@ -178,8 +181,9 @@ impl World {
             now: Time(0),
             queue: Queue::new(),
             rng: ChaCha8Rng::seed_from_u64(seed),
-            images: (0..images).map(|number| metainfo(number, lab.image.0)).collect(),
+            images: (0..images).map(|number| metainfo(number, lab.image.0, lab.piece.map(|piece| piece.0))).collect(),
             machines: Vec::new(),
+            by_id: HashMap::new(),
             network: Network::new(lab.latency.0, lab.window.0),
             trunk: lab.uplink.map(|rate| Trunk::new(rate.0)),
             control: Control::default(),
@@ -233,6 +237,7 @@ impl World {
         machine.ahead = Duration::from_secs(below(&mut self.rng, CLOCKS_APART));
         // A late machine asks as soon as it is up.
         let asks_at = if start.is_zero() { machine.starts_at.max(Time(0) + lab.get_at.0) } else { machine.starts_at };
+        self.by_id.insert(id, index);
         self.checker.add(id);
         self.trace.add(id);
         self.queue.push(machine.starts_at, Event::Fault(Fault::Start(index)));
@@ -340,7 +345,7 @@ impl World {
     }
 
     fn by_id(&self, id: NodeId) -> Option<usize> {
-        self.machines.iter().position(|m| m.id == id)
+        self.by_id.get(&id).copied()
     }
 
     // ---- a machine and its node
@@ -442,15 +447,13 @@ impl World {
             }
             Output::Beacon(beat) => {
                 for to in (0..self.machines.len()).filter(|to| *to != me) {
-                    if self.is_lost(self.scenario.lab.lost_multicasts_permille) {
-                        continue;
+                    if !self.is_lost(self.scenario.lab.lost_multicasts_permille) {
+                        self.later(self.latency(), Event::Datagram { from: me, to, beat: Box::new(beat) });
                     }
-                    self.later(self.latency(), Event::Datagram { from: me, to, beat: Box::new(beat) });
                 }
             }
             Output::Dial { node, addr } => {
-                let life = self.machines[me].life;
-                self.later(self.latency(), Event::ControlDial { from: me, life, node, addr });
+                self.later(self.latency(), Event::ControlDial { from: me, life: self.machines[me].life, node, addr });
             }
             Output::Hangup(node) => self.hang_up(me, node),
             Output::Send { to, message } => {
@@ -475,7 +478,10 @@ impl World {
             Output::Close { conn, .. } => self.close(me, conn),
             Output::Peer { conn, message } => self.send_item(me, conn, Item::Message(message)),
             Output::SendBlock { conn, image, block } => self.read_and_send(me, conn, image, block),
-            Output::Have { image, piece } => self.have(me, image, piece.get()),
+            Output::Have { piece, to, .. } => {
+                let have = || Item::Message(peer::Message::Have(piece.get()));
+                to.into_iter().for_each(|conn| self.send_item(me, conn, have()));
+            }
             Output::Reply { id, reply } => self.replied(me, id, &reply),
             Output::Open { .. }
             | Output::Store { .. }
@@ -490,10 +496,16 @@ impl World {
                 let copies = self.machines[me].disk.copies.iter_mut();
                 copies.filter(|((own, _), _)| *own == name).for_each(|(_, copy)| copy.stopped = stopped);
             }
-            // Foreign clients, pages and host names have no place here; events were heard before.
-            Output::HostName(_) | Output::Announced { .. } | Output::Event(_) | Output::Farewell => {}
-            // Nor have other people's trackers: the torrents here name none.
-            Output::AskTracker { .. } | Output::TrackerDone(_) => {}
+            // Foreign clients, pages, host names and other people's trackers have no place here; what the tracker counted
+            // is not looked at after a restart; events were heard before.
+            Output::HostName(_)
+            | Output::Announced { .. }
+            | Output::Probe { .. }
+            | Output::SaveBook(_)
+            | Output::AskTracker { .. }
+            | Output::TrackerDone(_)
+            | Output::Event(_)
+            | Output::Farewell => {}
         }
         Ok(())
     }

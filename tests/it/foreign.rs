@@ -281,7 +281,7 @@ fn our_info_hash_is_that_of_mktorrent_and_transmission() {
 }
 
 /// Transmission 3 writes `private` 0 into every `info`, which nobody else does: the rest must be the same bytes.
-fn without_private_0(torrent: &Path) {
+pub(crate) fn without_private_0(torrent: &Path) {
     const KEY: &[u8] = b"7:privatei0e";
     let mut bytes = fs::read(torrent).expect("readable");
     if let Some(at) = bytes.windows(KEY.len()).position(|w| w == KEY) {

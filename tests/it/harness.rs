@@ -146,6 +146,13 @@ impl Ran {
     }
 }
 
+/// A command that needs no node.
+pub(crate) fn labmesh(words: &[&str]) -> Ran {
+    Ran::of(
+        &hermetic(Command::new(binary())).args(words).stdin(Stdio::null()).output().expect("labmesh can be started"),
+    )
+}
+
 /// A `labmesh run` on some host, with a cache, a state and a socket of its own.
 #[derive(Debug)]
 pub(crate) struct Node {

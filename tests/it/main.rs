@@ -1,6 +1,8 @@
 //! Real nodes, real networks, real foreign clients: one binary, in reading order.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "tests say what they measured and what they skip")]
 
+/// Chromium without a screen, and what it did.
+mod browser;
 /// Other people's BitTorrent clients, each as a person would start it.
 mod clients;
 /// Processes of `labmesh`, what people type at them, and waiting for it.
@@ -18,7 +20,13 @@ mod foreign;
 mod lab_main;
 /// Leecher, peer, seeder and seed times, measured at the network interface.
 mod modes;
+/// The status page in a browser, the numbers before Prometheus' own tool.
+mod page;
 /// A folder of images with torrents of other people's trackers, and what is done to it by hand.
 mod seeder;
 /// The shape of the source tree.
 mod tidy;
+/// `.torrent` files made, shown, checked and mended.
+mod torrents;
+/// The tracker of a node: what it remembers, whom it hands out, and what a crowd or a vandal can do to it.
+mod tracker;

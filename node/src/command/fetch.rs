@@ -23,6 +23,16 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// # Errors
 /// If it cannot be had, or is not a `.torrent`.
 pub(super) async fn torrent(image: &str) -> anyhow::Result<Option<Vec<u8>>> {
+    let Some(bytes) = bytes(image).await? else { return Ok(None) };
+    Metainfo::parse(&bytes).with_context(|| format!("{image} is not a usable .torrent"))?;
+    Ok(Some(bytes))
+}
+
+/// The same, whatever is in it.
+///
+/// # Errors
+/// If it cannot be had.
+pub(super) async fn bytes(image: &str) -> anyhow::Result<Option<Vec<u8>>> {
     let scheme = image.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
     let bytes = match scheme.as_deref() {
         Some("http") => get(image).await?,
@@ -37,7 +47,6 @@ pub(super) async fn torrent(image: &str) -> anyhow::Result<Option<Vec<u8>>> {
         None if names_a_file(image) => read(Path::new(image))?,
         None => return Ok(None),
     };
-    Metainfo::parse(&bytes).with_context(|| format!("{image} is not a usable .torrent"))?;
     Ok(Some(bytes))
 }
 

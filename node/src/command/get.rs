@@ -18,6 +18,8 @@ use crate::view::{self, Exit, Failure, Transfer};
 
 /// A transfer that is not in the status for so long was removed by somebody.
 const MISSING_MAX: Duration = Duration::from_secs(5);
+/// What is shown is at most this old, but for the end, which is seen at once.
+const SHOW_EVERY: Duration = Duration::from_millis(250);
 /// A node that has just joined may not have the catalogue yet.
 const CATALOGUE_AFTER: Duration = Duration::from_secs(3);
 
@@ -92,7 +94,7 @@ impl Get {
                 }
                 None => {}
             }
-            sleep(LOOK_EVERY).await;
+            client.wait(SHOW_EVERY).await?;
         }
     }
 
@@ -174,9 +176,8 @@ fn follow(out: Out, t: &Transfer, job: &mut Option<Job>, said: &mut serde_json::
         *said = now;
     }
     let job = job.get_or_insert_with(|| out.job(&t.image, t.size));
-    let left = t.size.saturating_sub(t.bytes_have).checked_div(t.down_bps).map(Duration::from_secs);
-    let left = left.map(|left| format!("{}, {} left", view::rate(t.down_bps), humantime::format_duration(left)));
-    let figures = left.unwrap_or_default();
+    let left = t.left_s.map(|left| view::span(Duration::from_secs(left)));
+    let figures = left.map(|left| format!("{}, {left} left", view::rate(t.down_bps))).unwrap_or_default();
     let doing = match t.trouble() {
         Some(trouble) => trouble,
         None if t.state == TransferState::Stopped => format!("stopped (labmesh start {} goes on)", t.image),
@@ -236,7 +237,7 @@ async fn stay(out: Out, client: &mut Client, info_hash: &str) -> anyhow::Result<
             }
             _ => return Ok(()),
         }
-        sleep(LOOK_EVERY).await;
+        client.wait(SHOW_EVERY).await?;
     }
 }
 

@@ -1,16 +1,13 @@
 //! `labmesh inspect`: what a `.torrent` says; whether an image is what its own says.
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::path::PathBuf;
 
-use anyhow::Context as _;
 use labmesh_proto::wire::metainfo::Metainfo;
 
+use super::torrent;
 use crate::cli::Context;
 use crate::config::wrapped;
 use crate::io::cache::read_torrent;
-use crate::io::hash;
 use crate::progress::{Out, width};
 use crate::view::{self, Exit, Failure};
 
@@ -38,42 +35,18 @@ impl Inspect {
             return Err(Failure::new(Exit::NoSuchImage, words).into());
         }
         let metainfo = read_torrent(&beside)?;
-        let bad = bad_pieces(context.out, &self.file, &metainfo)?;
+        let checked = torrent::check(context.out, &self.file, &metainfo)?;
+        // One more: what is behind the end belongs to no piece.
+        let geometry = metainfo.geometry();
+        let longer = self.file.metadata().map_err(missing)?.len() > geometry.length();
+        let bad = geometry.pieces() - checked.good.count() + u32::from(longer);
         describe(context.out, &metainfo, Some(bad))?;
-        if bad == 0 {
+        if checked.is_good(&metainfo) {
             return Ok(());
         }
-        let words =
-            format!("{shown} is damaged: {bad} of {} pieces differ from the torrent", metainfo.geometry().pieces());
+        let words = format!("{} (labmesh torrent verify names the pieces)", checked.damage(&self.file, &metainfo));
         Err(Failure::new(Exit::Damaged, words).into())
     }
-}
-
-/// How many pieces of the image are not what the torrent says.
-fn bad_pieces(out: Out, image: &Path, metainfo: &Metainfo) -> anyhow::Result<u32> {
-    let file = File::open(image).with_context(|| format!("cannot read {}", image.display()))?;
-    let size = file.metadata()?.len();
-    let geometry = metainfo.geometry();
-    if size != geometry.length() {
-        out.note(&format!("the image has {size} bytes, its .torrent says {}", geometry.length()));
-    }
-    let job = Mutex::new((out.job(metainfo.name(), geometry.length()), 0));
-    let progress = |done: u64| {
-        // The threads report out of order; the bar goes one way.
-        if let Ok(mut job) = job.lock()
-            && job.1 < done
-        {
-            job.1 = done;
-            job.0.set(done, "checking", &view::size(done));
-        }
-    };
-    let good = hash::verify_file(&file, metainfo, &progress)?;
-    if let Ok((job, _)) = job.into_inner() {
-        job.clear();
-    }
-    // One more: what is behind the end belongs to no piece.
-    let longer = u32::from(size > geometry.length());
-    Ok(geometry.pieces() - good.count() + longer)
 }
 
 fn describe(out: Out, metainfo: &Metainfo, bad: Option<u32>) -> anyhow::Result<()> {
@@ -102,7 +75,7 @@ fn describe(out: Out, metainfo: &Metainfo, bad: Option<u32>) -> anyhow::Result<(
         ),
     ];
     for (key, value) in lines {
-        let shown: String = value.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+        let shown = view::printable(&value);
         for (n, line) in wrapped(&shown, width().saturating_sub(12).max(20)).iter().enumerate() {
             out.say(&format!("{:<10}  {line}", if n == 0 { key } else { "" }))?;
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::interrupted;
 use crate::cli::Context;
 use crate::io::socket::Client;
-use crate::progress::{print, width};
+use crate::progress::{height, print, width};
 
 /// Shows the mesh, its nodes and what this node transfers.
 #[derive(Debug, clap::Args)]
@@ -39,9 +39,14 @@ impl Status {
         let status = client.status().await?;
         context.out.json(&status)?;
         if !context.out.json {
-            // Home and clear: nothing that would have to be undone.
-            let clear = if self.watch && std::io::stdout().is_terminal() { "\x1b[H\x1b[2J" } else { "" };
-            print(&format!("{clear}{}", status.table(width())))?;
+            print(&match height().filter(|_| self.watch && std::io::stdout().is_terminal()) {
+                // Home, and each line over the one before: nothing flickers, nothing would have to be undone.
+                Some(height) => {
+                    let lines = status.table(width(), Some(height.saturating_sub(1))).replace('\n', "\x1b[K\n");
+                    format!("\x1b[H{lines}\x1b[J")
+                }
+                None => status.table(width(), None),
+            })?;
         }
         Ok(())
     }

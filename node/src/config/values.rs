@@ -14,6 +14,8 @@ use labmesh_proto::id::NodeId;
 use libp2p::multiaddr::Protocol;
 use serde::de::{self, Deserializer, Visitor};
 
+use crate::io::tracker::{ScrapeAllowed, Token};
+
 /// Something that a person can set.
 pub trait Value: Sized {
     /// What is expected, for error messages.
@@ -253,6 +255,20 @@ impl fmt::Debug for MeshKey {
     }
 }
 
+/// Reads the file of a token: one line.
+///
+/// # Errors
+/// If it cannot be read or is no word of 16 to 1024 printable characters.
+pub(super) fn token_from_file(path: &Path) -> anyhow::Result<Token> {
+    let shown = path.display();
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the token {shown}"))?;
+    let word = text.trim();
+    if !(16..=1024).contains(&word.len()) || !word.chars().all(|c| c.is_ascii_graphic()) {
+        bail!("the token {shown} must be one word of 16 to 1024 letters, digits and signs");
+    }
+    Ok(Token(word.to_owned()))
+}
+
 /// Whether there is such a network interface; it may get its address later.
 pub(super) fn check_interface(interface: &str) -> anyhow::Result<()> {
     let all = std::fs::read_dir("/sys/class/net").context("cannot list the network interfaces")?;
@@ -282,6 +298,13 @@ values! {
     PathBuf: "a path", |text| if text.is_empty() { Err("expected a path".to_owned()) } else { Ok(Self::from(text)) };
     String: "a word", |text| if text.is_empty() { Err("expected a word".to_owned()) } else { Ok(text.to_owned()) };
     IpAddr: "an IP address", |text| text.parse().map_err(|_| format!("no such IP address: {text:?}"));
+    u32: "a number", |text| text.parse().map_err(|_| format!("expected 0 or a positive number, not {text:?}"));
+    ScrapeAllowed: "none, specific or full", |text| match text {
+        "none" => Ok(Self::None),
+        "specific" => Ok(Self::Specific),
+        "full" => Ok(Self::Full),
+        _ => Err(format!("expected none, specific or full, not {text:?}")),
+    };
     u16: "a port", |text| text.parse().map_err(|_| format!("no such port: {text} (expected 0 to 65535)"));
     bool: "true or false", |text| text.parse().map_err(|_| format!("expected true or false, not {text:?}"));
     Mode: "leecher, peer or seeder", |text| text.parse().map_err(|e| format!("{e}"));

@@ -38,7 +38,7 @@ mod sidecar;
 pub use adding::{Add, AddError, Added, Placement, Step};
 use keeper::{Keeper, Message};
 use sidecar::Sidecars;
-pub use sidecar::read_torrent;
+pub use sidecar::{read_torrent, torrent_of};
 
 /// Messages that wait for the keeper. Most only say "look again", so one that does not fit loses nothing.
 const MESSAGES_MAX: usize = 256;

@@ -66,8 +66,10 @@ const STREAMS_PER_CONNECTION: usize = 2 * IN_FLIGHT_PER_NODE + 32;
 const STREAMS_MAX: usize = 2 * STREAMS_PER_CONNECTION + 8;
 /// A gossip message with gossipsub's envelope: author, key, signature, topic.
 const GOSSIP_PACKET_BYTES: usize = GOSSIP_BYTES_MAX + 4096;
-/// How often gossip repairs its links; a lost link costs at most this.
-const GOSSIP_HEARTBEAT: Duration = Duration::from_millis(500);
+/// How often gossip repairs its links. Whoever speaks says it to all its connections anyway, and others pass it on.
+const GOSSIP_HEARTBEAT: Duration = Duration::from_secs(1);
+/// Neighbours to whom a node passes gossip on: at least, usually, at most. Each is another copy to unpack and verify.
+const GOSSIP_MESH: [usize; 3] = [3, 4, 6];
 /// Gossip that waits for one connection longer than this is old news.
 const GOSSIP_QUEUE_TIME: Duration = Duration::from_secs(1);
 /// Gossip that waits for one connection: a few seconds of the busiest mesh.
@@ -479,8 +481,14 @@ fn behaviour(identity: &Identity, topic: &IdentTopic, limit: usize) -> Result<Be
         .protocol_id("/labmesh/gossip", gossipsub::Version::V1_1)
         .validation_mode(gossipsub::ValidationMode::Strict)
         .validate_messages()
-        .heartbeat_initial_delay(GOSSIP_HEARTBEAT / 5)
+        .heartbeat_initial_delay(GOSSIP_HEARTBEAT / 10)
         .heartbeat_interval(GOSSIP_HEARTBEAT)
+        .mesh_n_low(GOSSIP_MESH[0])
+        .mesh_n(GOSSIP_MESH[1])
+        .mesh_n_high(GOSSIP_MESH[2])
+        // No lists of what was said, for others to ask for: the next heartbeat is sooner and newer.
+        .gossip_lazy(0)
+        .gossip_factor(0.0)
         .max_transmit_size(GOSSIP_PACKET_BYTES)
         .flood_publish(true)
         .connection_handler_queue_len(GOSSIP_QUEUE)

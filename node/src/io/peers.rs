@@ -203,10 +203,13 @@ impl Peers {
         }
     }
 
-    /// `Output::Have`: to every connection of the image.
-    pub fn have(&self, image: ImageIndex, piece: PieceIndex) {
-        for slot in self.shared.slots().slots.iter_mut().flatten().filter(|slot| slot.image == Some(image)) {
-            slot.post(Outgoing::Message(Message::Have(piece.get())));
+    /// `Output::Have`.
+    pub fn have(&self, to: &[ConnId], piece: PieceIndex) {
+        let mut slots = self.shared.slots();
+        for conn in to {
+            if let Some(slot) = slots.get(*conn) {
+                slot.post(Outgoing::Message(Message::Have(piece.get())));
+            }
         }
     }
 

@@ -27,12 +27,12 @@ pub(super) const IMAGE: ImageIndex = ImageIndex(0);
 pub(super) const NAME: &str = "lab/test.img";
 
 /// Some bytes and their torrent.
-pub(super) struct Sample {
-    pub(super) bytes: Vec<u8>,
-    pub(super) metainfo: Arc<Metainfo>,
+pub(crate) struct Sample {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) metainfo: Arc<Metainfo>,
 }
 
-pub(super) fn sample(len: usize, piece_length: usize) -> Sample {
+pub(crate) fn sample(len: usize, piece_length: usize) -> Sample {
     let mut state = len as u64 | 1;
     let mut bytes = vec![0; len];
     for chunk in bytes.chunks_mut(8) {

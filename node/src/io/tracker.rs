@@ -4,62 +4,123 @@
 //! and the newest beyond the limits is turned away; a head must come in time and in bounds; who does not read is cut
 //! off by the kernel; no connection lives for ever.
 //!
+//! One thread, the [`desk`], takes every connection and datagram and answers announces; what is none goes to the
+//! [`pages`].
+//!
 //! Not here: what the pages say (`web`), who is in the book (`labmesh_proto::tracker`), the text of both protocols
 //! (`labmesh_proto::wire`).
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use axum::extract::ConnectInfo;
-use axum::http::Request;
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::{Service as _, service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
+use rustix::net::sockopt;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::watch;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 use tracing::{debug, info};
 
 use crate::driver::Handle;
 use crate::metrics::Counters;
-use crate::web::{self, Mesh, ReachedAt, Site};
+use crate::web::{self, Mesh, Site};
 
+pub mod answers;
+pub mod book;
+mod desk;
+mod head;
+mod limits;
+mod pages;
+pub mod probe;
 mod udp;
 
-/// Connections at once: a room of 300 that all start, three times over, and far below a usual limit of open files.
-const CONNECTIONS_MAX: usize = 1000;
-/// Connections at once of one address, so that one machine cannot take all of them.
-const CONNECTIONS_PER_ADDRESS_MAX: usize = 250;
+use answers::Answers;
+use desk::Desk;
+use pages::Pages;
+
 /// Connections that the kernel keeps ready for us: as many as may arrive in one tick of a boot storm.
 const BACKLOG: i32 = 4096;
-/// A request's head: a scrape of a hundred images has 7 KiB.
-const HEAD_BYTES_MAX: usize = 16 * 1024;
-/// How long a head may take, and how long a connection may idle between two requests. The tests are less patient.
-const HEAD_WITHIN: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 10 });
+/// Bytes of datagrams that the kernel keeps for us: each takes some 800 of them, whatever its size, and a room of a
+/// thousand that all start sends two. What is lost is asked again after 15 s only (BEP 15).
+const DATAGRAMS_WAITING: usize = 4 * 1024 * 1024;
 /// How long a client may leave what we sent unread or unconfirmed (TCP_USER_TIMEOUT).
 const READ_WITHIN: Duration = Duration::from_secs(20);
-/// After this a connection gets its present answer and is closed: an announcing client comes once in 30 s.
-const CONNECTION_AGE_MAX: Duration = Duration::from_secs(300);
-/// How long that last answer may take.
-const LAST_ANSWER_WITHIN: Duration = Duration::from_secs(30);
-/// How long answers may take when the node ends.
-const GOODBYE_WITHIN: Duration = Duration::from_millis(500);
-/// Rest after an `accept` that failed, usually for want of file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How often a port free for both TCP and UDP is looked for when any will do.
 const FREE_PORT_TRIES: usize = 16;
-/// What a client too many hears.
-const TURNED_AWAY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 2\r\n\
-    Content-Type: text/plain\r\nContent-Length: 40\r\n\r\ntoo many connections, try another node.\n";
+
+/// What this port does for whom.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Torrents are handed out (bttrack's `allow_get`).
+    pub allow_get: bool,
+    /// What may be asked by `/scrape`.
+    pub scrape_allowed: ScrapeAllowed,
+    /// Addresses that may announce for others.
+    pub trusted_proxies: Vec<IpAddr>,
+    /// Announces that one address may make in a second; 0 = as many as it likes.
+    pub announces_per_address: u32,
+    /// What lets somebody elsewhere name torrents of an open tracker; without it only this machine may.
+    pub register_token: Option<Token>,
+}
+
+/// Words that prove a right. Not shown by `Debug`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(pub String);
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Token(..)")
+    }
+}
+
+/// What may be asked by `/scrape` (bttrack's `scrape_allowed`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ScrapeAllowed {
+    /// Nothing.
+    None,
+    /// The torrents that are named.
+    Specific,
+    /// All of them too.
+    #[default]
+    Full,
+}
+
+impl ScrapeAllowed {
+    /// Whether named torrents may be asked for.
+    ///
+    /// # Errors
+    /// In bttrack's words if not.
+    pub fn specific(self) -> Result<(), &'static str> {
+        match self {
+            Self::None => Err("specific scrape function is not available with this tracker."),
+            Self::Specific | Self::Full => Ok(()),
+        }
+    }
+
+    /// Whether all torrents may be asked for.
+    ///
+    /// # Errors
+    /// In bttrack's words if not.
+    pub fn full(self) -> Result<(), &'static str> {
+        match self {
+            Self::None | Self::Specific => Err("full scrape function is not available with this tracker."),
+            Self::Full => Ok(()),
+        }
+    }
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            allow_get: true,
+            scrape_allowed: ScrapeAllowed::Full,
+            trusted_proxies: Vec::new(),
+            announces_per_address: 1000,
+            register_token: None,
+        }
+    }
+}
 
 /// The running tracker port.
 #[derive(Debug)]
@@ -90,22 +151,36 @@ pub fn serve(
     port: u16,
     handle: Handle,
     mesh: Mesh,
+    policy: Policy,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<Server> {
     let (http, udp) = sockets(bind, port)?;
     let addr = http.local_addr()?;
     let counters = Arc::new(Counters::default());
-    let site = Arc::new(Site::new(handle.clone(), mesh, counters.clone()));
+    let policy = Arc::new(policy);
     let (stop, stopping) = watch::channel(false);
-    let pages = Pages { router: web::router(site), counters: counters.clone(), stopping: stopping.clone() };
-    let datagrams = udp::Server::new(udp, handle, counters.clone());
+    let site = Arc::new(Site::new(handle.clone(), mesh, policy.clone(), counters.clone(), stopping.clone()));
+    let pages = Pages { router: web::router(site), counters: counters.clone(), stopping };
+    let (hand_over, visitors) = mpsc::channel(limits::CONNECTIONS_MAX);
+    let answers = Arc::new(Answers::new()?);
+    let runtime = tokio::runtime::Handle::current();
+    let desk = Desk::new(http, udp, answers.clone(), handle, counters.clone(), policy, hand_over, runtime)?;
+    let (closed, close) = oneshot::channel();
+    let run = move || {
+        desk.run();
+        // Nobody may be waiting.
+        let _ = closed.send(());
+    };
+    std::thread::Builder::new().name("tracker".into()).spawn(run)?;
     info!(%addr, "tracker and pages answer");
     let task = tokio::spawn(async move {
         let tell = async move {
             shutdown.await;
+            answers.stop();
             stop.send_replace(true);
         };
-        tokio::join!(accept(http, pages), datagrams.run(stopping), tell);
+        // The desk has no other end than this one.
+        let ((), (), _) = tokio::join!(pages.serve(visitors), tell, close);
     });
     Ok(Server { addr, counters, task })
 }
@@ -121,7 +196,15 @@ fn sockets(bind: IpAddr, port: u16) -> io::Result<(TcpListener, UdpSocket)> {
         match both {
             Ok((tcp, udp)) => {
                 tcp.listen(BACKLOG)?;
-                return Ok((TcpListener::from_std(tcp.into())?, UdpSocket::from_std(udp.into())?));
+                // What is accepted has the options of the listener (tcp(7)).
+                let options = SockRef::from(&tcp);
+                options.set_tcp_nodelay(true)?;
+                options.set_tcp_user_timeout(Some(READ_WITHIN))?;
+                // Beyond the system's limit only root may; others get what the limit allows.
+                if sockopt::set_socket_recv_buffer_size_force(&udp, DATAGRAMS_WAITING).is_err() {
+                    udp.set_recv_buffer_size(DATAGRAMS_WAITING)?;
+                }
+                return Ok((tcp.into(), udp.into()));
             }
             Err(e) if e.kind() == io::ErrorKind::AddrInUse && tries > 0 => {}
             Err(e) => return Err(explain(e, bind, port)),
@@ -163,137 +246,6 @@ fn explain(error: io::Error, bind: IpAddr, port: u16) -> io::Error {
         _ => format!("cannot listen on port {port} of {bind}: {error}"),
     };
     io::Error::new(error.kind(), message)
-}
-
-/// What every connection needs.
-#[derive(Clone)]
-struct Pages {
-    router: Router,
-    counters: Arc<Counters>,
-    stopping: watch::Receiver<bool>,
-}
-
-async fn accept(listener: TcpListener, mut pages: Pages) {
-    let seats = Arc::new(Seats::default());
-    let mut connections = JoinSet::new();
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            Some(_) = connections.join_next() => continue,
-            _ = pages.stopping.wait_for(|stop| *stop) => break,
-        };
-        match accepted {
-            Ok((stream, client)) => match Seats::take(&seats, client.ip().to_canonical()) {
-                Some(seat) => {
-                    pages.counters.http_connections.add_one();
-                    connections.spawn(connection(stream, client, seat, pages.clone()));
-                }
-                None => {
-                    pages.counters.http_refused.add_one();
-                    turn_away(&stream);
-                }
-            },
-            Err(error) => {
-                debug!(%error, "cannot take an HTTP connection");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-    drop(listener);
-    if tokio::time::timeout(GOODBYE_WITHIN, async { while connections.join_next().await.is_some() {} }).await.is_err() {
-        connections.abort_all();
-    }
-}
-
-/// Says why, if the kernel takes it at once.
-fn turn_away(stream: &TcpStream) {
-    if let Err(error) = stream.try_write(TURNED_AWAY) {
-        debug!(%error, "cannot tell a client that it is one too many");
-    }
-}
-
-async fn connection(stream: TcpStream, client: SocketAddr, _seat: Seat, mut pages: Pages) {
-    let options = SockRef::from(&stream);
-    let prepared = options.set_tcp_nodelay(true).and_then(|()| options.set_tcp_user_timeout(Some(READ_WITHIN)));
-    let (Ok(()), Ok(reached_at)) = (prepared, stream.local_addr()) else { return };
-    let reached_at = ReachedAt(canonical(reached_at));
-    let counters = pages.counters;
-    let router = TowerToHyperService::new(pages.router);
-    let service = service_fn(move |mut request: Request<Incoming>| {
-        counters.http_requests.add_one();
-        request.extensions_mut().insert(ConnectInfo(client));
-        request.extensions_mut().insert(reached_at);
-        router.call(request)
-    });
-    let mut http = http1::Builder::new();
-    // Some clients close their half once they have asked.
-    http.half_close(true);
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).max_buf_size(HEAD_BYTES_MAX);
-    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = old_or(&mut pages.stopping) => {
-            connection.as_mut().graceful_shutdown();
-            tokio::time::timeout(LAST_ANSWER_WITHIN, connection).await.unwrap_or(Ok(()))
-        }
-    };
-    if let Err(error) = ended {
-        debug!(%client, %error, "an HTTP connection ended");
-    }
-}
-
-/// Until the connection has lived long enough, or the node ends.
-async fn old_or(stopping: &mut watch::Receiver<bool>) {
-    tokio::select! {
-        () = tokio::time::sleep(CONNECTION_AGE_MAX) => {}
-        _ = stopping.wait_for(|stop| *stop) => {}
-    }
-}
-
-/// IPv4 as IPv4, also where one socket serves both.
-fn canonical(addr: SocketAddr) -> SocketAddr {
-    SocketAddr::new(addr.ip().to_canonical(), addr.port())
-}
-
-/// Who holds how many connections. As many entries as connections at most.
-#[derive(Debug, Default)]
-struct Seats(Mutex<Taken>);
-
-#[derive(Debug, Default)]
-struct Taken {
-    all: usize,
-    by_address: BTreeMap<IpAddr, usize>,
-}
-
-/// One connection's place, free again when dropped.
-#[derive(Debug)]
-struct Seat {
-    seats: Arc<Seats>,
-    address: IpAddr,
-}
-
-impl Seats {
-    fn take(seats: &Arc<Self>, address: IpAddr) -> Option<Seat> {
-        let mut taken = seats.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_address = taken.by_address.get(&address).copied().unwrap_or(0);
-        if taken.all >= CONNECTIONS_MAX || of_address >= CONNECTIONS_PER_ADDRESS_MAX {
-            return None;
-        }
-        taken.all += 1;
-        taken.by_address.insert(address, of_address + 1);
-        Some(Seat { seats: seats.clone(), address })
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        let mut taken = self.seats.0.lock().unwrap_or_else(PoisonError::into_inner);
-        taken.all -= 1;
-        match taken.by_address.get_mut(&self.address) {
-            Some(n) if *n > 1 => *n -= 1,
-            _ => drop(taken.by_address.remove(&self.address)),
-        }
-    }
 }
 
 #[cfg(test)]

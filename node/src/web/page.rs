@@ -1,44 +1,69 @@
 //! The pages as HTML: what a person in the room sees in a browser.
 //!
-//! Rule: no text from outside reaches a page but through [`Text`] or [`image_path`]; the pages work without JavaScript
-//! and change nothing. Not here: routes and headers (`web`).
+//! Rule: the page works without JavaScript and changes nothing. The status page is made of [`PARTS`]: elements with an
+//! id, each of which can be replaced alone by whoever follows the page live. Not here: routes and headers (`web`),
+//! how single things are written (`text`), sums (`overview`).
 
-use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::time::Duration;
 
-use bytesize::ByteSize;
-use labmesh_proto::id::InfoHash;
+use bytes::Bytes;
 use labmesh_proto::node::{ImageStatus, NodeStatus, Role, Status, TransferStatus};
 use labmesh_proto::wire::control::{TransferReport, TransferState};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
+use super::overview::{Flow, Overview};
+use super::text::{
+    Bar, Doing, ImageName, Left, Percent, Plain, SeedLeft, Size, Sources, Speed, Text, Waiting, image_path, plural,
+};
+use super::{register, room};
 use crate::view;
 
-/// Seconds after which the browser asks again.
+/// Seconds after which a browser without JavaScript asks again.
 const REFRESH_S: u32 = 3;
-/// Senders named in the row of a transfer; the others are counted.
-const SOURCES_SHOWN: usize = 4;
+/// Images under way that the headline has a bar for; the table has them all.
+const BARS_SHOWN: usize = 5;
+/// What bttrack's page is called: those who look for these words find ours.
+const TITLE: &str = "BitTorrent download info";
+/// How many elements the status page is made of; the first is its title.
+pub(super) const PARTS: usize = 7;
 
 /// The status page of one moment.
-pub(super) fn status(status: &Status, mesh: &str) -> String {
-    let room = status.images.len()
-        + status.transfers.len()
-        + status.nodes.iter().map(|n| 1 + n.transfers.len()).sum::<usize>();
-    build(4096 + 1024 * room, |out| {
-        open(out, "BitTorrent download info", Some(REFRESH_S))?;
-        header(out, status, mesh)?;
-        images(out, &status.images)?;
-        nodes(out, status)?;
-        transfers(out, &status.transfers)?;
-        footer(out)
-    })
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Page {
+    /// All of it.
+    pub(super) html: Bytes,
+    /// Its elements, each on lines of its own.
+    pub(super) parts: [Bytes; PARTS],
+}
+
+impl Page {
+    pub(super) fn new(status: &Status, mesh: &str) -> Self {
+        let overview = Overview::new(status);
+        let parts: [String; PARTS] = [
+            build(|out| title(out, &overview)),
+            build(|out| top(out, status, mesh)),
+            build(|out| now(out, &overview)),
+            build(|out| room::write(out, status, &overview)),
+            build(|out| images(out, status, &overview)),
+            build(|out| nodes(out, status, &overview)),
+            build(|out| here(out, &status.transfers)),
+        ];
+        let html = build(|out| {
+            let [title, top, main @ ..] = &parts;
+            open(out, title, true)?;
+            write!(out, "<div class=head>\n{top}<p id=link class=dim>every {REFRESH_S} s</p>\n</div>\n<main>\n")?;
+            main.iter().try_for_each(|part| out.write_str(part))?;
+            out.write_str("</main>\n")?;
+            footer(out)
+        });
+        Self { html: html.into(), parts: parts.map(Bytes::from) }
+    }
 }
 
 /// `/images/`: a plain list of torrents, for people and for `wget`.
 pub(super) fn listing(status: &Status) -> String {
-    build(1024 + 256 * status.images.len(), |out| {
-        open(out, "Images", None)?;
+    build(|out| {
+        open(out, "<title>Images</title>\n", false)?;
         out.write_str("<h1>Images</h1>\n<ul>\n")?;
         for image in &status.images {
             writeln!(out, "<li>{} <span class=dim>{}</span>", torrent_link(image), Size(image.size))?;
@@ -49,54 +74,137 @@ pub(super) fn listing(status: &Status) -> String {
 
 /// One name, several contents: which of them?
 pub(super) fn choices(name: &str, choices: &[&ImageStatus]) -> String {
-    build(1024 + 256 * choices.len(), |out| {
-        open(out, "Several contents", None)?;
+    build(|out| {
+        open(out, "<title>Several contents</title>\n", false)?;
         writeln!(out, "<h1>{} has several contents</h1>\n<ul>", Text(name))?;
         for image in choices {
-            let held = image.holders.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
-            writeln!(
-                out,
-                "<li>{} <span class=dim>{}, on {}</span>",
-                torrent_link(image),
-                Size(image.size),
-                Text(&held)
-            )?;
+            let held = image.holders.join(", ");
+            let (size, held) = (Size(image.size), Text(&held));
+            writeln!(out, "<li>{} <span class=dim>{size}, on {held}</span>", torrent_link(image))?;
         }
         out.write_str("</ul>\n")
     })
 }
 
-fn build(capacity: usize, write: impl FnOnce(&mut String) -> fmt::Result) -> String {
-    let mut page = String::with_capacity(capacity);
+fn build(write: impl FnOnce(&mut String) -> fmt::Result) -> String {
+    let mut page = String::with_capacity(4096);
     write(&mut page).expect("writing to a String does not fail");
     page
 }
 
-fn open(out: &mut String, title: &str, refresh_s: Option<u32>) -> fmt::Result {
+fn open(out: &mut String, title: &str, live: bool) -> fmt::Result {
     out.write_str("<!DOCTYPE html>\n<html lang=en>\n<head>\n<meta charset=utf-8>\n")?;
     out.write_str("<meta name=viewport content=\"width=device-width, initial-scale=1\">\n")?;
-    if let Some(seconds) = refresh_s {
-        writeln!(out, "<meta http-equiv=refresh content={seconds}>")?;
+    out.write_str(title)?;
+    out.write_str("<link rel=icon href=/icon.svg>\n<link rel=stylesheet href=/style.css>\n")?;
+    if live {
+        writeln!(out, "<noscript><meta http-equiv=refresh content={REFRESH_S}></noscript>")?;
+        out.write_str("<script src=/live.js defer></script>\n")?;
     }
-    writeln!(out, "<title>{title}</title>\n<link rel=stylesheet href=/style.css>\n</head>\n<body>")
+    out.write_str("</head>\n<body>\n")
 }
 
-fn header(out: &mut String, status: &Status, mesh: &str) -> fmt::Result {
-    let live = status.nodes.iter().filter(|n| n.live).count();
-    out.write_str("<header><h1>labmesh</h1>\n")?;
-    write!(out, "<p>Mesh <b>{}</b>. This node is <b>{}</b>, ", Text(mesh), Text(&status.name))?;
+/// What a tab in the background shows.
+fn title(out: &mut String, overview: &Overview<'_>) -> fmt::Result {
+    out.write_str("<title id=title>")?;
+    if let Some(flow) = overview.main() {
+        let name = Plain(&flow.image.name);
+        match flow.is_active() {
+            true => write!(out, "{} {name} · ", Percent(flow.permille()))?,
+            false => write!(out, "{} of {} have {name} · ", flow.have, overview.here)?,
+        }
+    }
+    writeln!(out, "{TITLE}</title>")
+}
+
+/// Who is asked.
+fn top(out: &mut String, status: &Status, mesh: &str) -> fmt::Result {
+    write!(out, "<header id=top><b class=brand>labmesh</b> <span>mesh <b>{}</b>", Text(mesh))?;
+    write!(out, ", seen from <b>{}</b>, ", Text(&status.name))?;
     match (status.role, &status.master) {
         (Role::Master, _) => write!(out, "the master")?,
         (Role::Solo, _) => write!(out, "alone and master of itself")?,
-        (Role::Follower | Role::Candidate, Some(master)) => write!(out, "its master is <b>{}</b>", Text(master))?,
-        (Role::Follower | Role::Candidate, None) => write!(out, "<span class=warn>looking for a master</span>")?,
+        (Role::Follower | Role::Candidate, Some(master)) => write!(out, "whose master is <b>{}</b>", Text(master))?,
+        (Role::Follower | Role::Candidate, None) => write!(out, "<b class=warn>looking for a master</b>")?,
     }
-    writeln!(out, " (term {}). {live} of {} nodes are here.</p></header>", status.term, status.nodes.len())
+    let (live, all) = (status.nodes.iter().filter(|n| n.live).count(), status.nodes.len());
+    writeln!(out, " (term {}). {live} of {all} nodes are here.</span></header>", status.term)
 }
 
-/// The columns and the totals row of bttrack's page, so that those who knew it feel at home.
-fn images(out: &mut String, images: &[ImageStatus]) -> fmt::Result {
-    const COLUMNS: [(&str, bool); 7] = [
+/// The headline: how far everybody is, to be read from the back of the room.
+fn now(out: &mut String, overview: &Overview<'_>) -> fmt::Result {
+    out.write_str("<section id=now>\n")?;
+    let (active, here) = (overview.active(), overview.here);
+    match (active.as_slice(), overview.flows.as_slice()) {
+        (_, []) => {
+            out.write_str("<h1>No image is offered yet</h1>\n")?;
+            out.write_str("<p class=lead>Put one into a cache: <code>labmesh add FILE</code></p>\n")?;
+        }
+        ([], [only]) => {
+            headline(out, only, here)?;
+            lead(out, only)?;
+        }
+        ([], many) => {
+            writeln!(out, "<h1>{here} PC{} here, {} images</h1>", plural(here), many.len())?;
+            out.write_str("<p class=lead>Nothing is being fetched.</p>\n")?;
+        }
+        ([one], _) => {
+            headline(out, one, here)?;
+            writeln!(out, "{}", Bar(one.permille()))?;
+            lead(out, one)?;
+        }
+        (several, _) => {
+            writeln!(out, "<h1>{} images on their way</h1>\n<ul class=flows>", several.len())?;
+            for flow in several.iter().take(BARS_SHOWN) {
+                write!(out, "<li><b>{}</b> <span>{} of {here}</span> ", ImageName(flow.image), flow.have)?;
+                write!(out, "{} ", Bar(flow.permille()))?;
+                lead(out, flow)?;
+            }
+            out.write_str("</ul>\n")?;
+            if let Some(more) = several.len().checked_sub(BARS_SHOWN).filter(|more| *more > 0) {
+                writeln!(out, "<p class=dim>and {more} more, in the table of images</p>")?;
+            }
+        }
+    }
+    out.write_str("</section>\n")
+}
+
+fn headline(out: &mut String, flow: &Flow<'_>, here: usize) -> fmt::Result {
+    let name = ImageName(flow.image);
+    match flow.have {
+        all if all >= here && here == 1 => writeln!(out, "<h1>This PC has <b>{name}</b></h1>"),
+        all if all >= here => writeln!(out, "<h1>All {here} PCs have <b>{name}</b></h1>"),
+        have => writeln!(out, "<h1>{have} of {here} PCs {} <b>{name}</b></h1>", if have == 1 { "has" } else { "have" }),
+    }
+}
+
+/// Who is at it, how fast, how long still, and what is in the way.
+fn lead(out: &mut String, flow: &Flow<'_>) -> fmt::Result {
+    out.write_str("<p class=lead>")?;
+    if flow.is_active() {
+        write!(out, "{} fetching", flow.fetching)?;
+        if flow.down_bps > 0 {
+            write!(out, ", {}/s in all", Size(flow.down_bps))?;
+        }
+        if let Some(left) = flow.left {
+            write!(out, ", <b>{} left</b>", view::span(left))?;
+        }
+    } else if flow.failed == 0 {
+        write!(out, "{}", Size(flow.image.size))?;
+    }
+    if flow.waiting > 0 {
+        let waiting = Waiting { pieces: flow.missing_pieces, away: &flow.away };
+        write!(out, " <strong class=warn>{} {waiting}</strong>", flow.waiting)?;
+    }
+    if flow.failed > 0 {
+        write!(out, " <strong class=bad>{} failed</strong>", flow.failed)?;
+    }
+    out.write_str("</p>\n")
+}
+
+/// The columns and the totals row of bttrack's page, so that those who knew it feel at home; then how far it is.
+fn images(out: &mut String, status: &Status, overview: &Overview<'_>) -> fmt::Result {
+    const COLUMNS: [(&str, bool); 10] = [
         ("info hash", false),
         ("torrent name", false),
         ("size", true),
@@ -104,172 +212,202 @@ fn images(out: &mut String, images: &[ImageStatus]) -> fmt::Result {
         ("downloading", true),
         ("downloaded", true),
         ("transferred", true),
+        ("progress", false),
+        ("speed", true),
+        ("time left", true),
     ];
-    out.write_str("<h2>Images</h2>\n")?;
-    if images.is_empty() {
-        return out.write_str("<p class=dim>No image is offered yet. Put one into a cache: labmesh add FILE</p>\n");
+    out.write_str("<section id=images>\n<h2>Images</h2>\n")?;
+    let flows = &overview.flows;
+    if flows.is_empty() {
+        out.write_str("<p class=dim>None yet.</p>\n")?;
+        register::table(out, status)?;
+        return out.write_str("</section>\n");
     }
-    thead(out, &COLUMNS)?;
+    thead(out, "images", &COLUMNS)?;
     out.write_str("<tbody>\n")?;
-    for i in images {
+    for flow in flows {
+        let i = flow.image;
         out.write_str("<tr>")?;
-        text(out, "info hash", format_args!("<code>{}</code>", i.info_hash))?;
-        text(out, "torrent name", torrent_link(i))?;
+        cell(out, "info hash", format_args!("<code>{}</code>", i.info_hash))?;
+        write!(out, "<td class=\"t name\" data-label=\"torrent name\">{}", torrent_link(i))?;
+        if flow.waiting > 0 {
+            let waiting = Waiting { pieces: flow.missing_pieces, away: &flow.away };
+            write!(out, "<div class=warn>{} {waiting}</div>", flow.waiting)?;
+        }
+        if flow.failed > 0 {
+            write!(out, "<div class=bad>{} failed</div>", flow.failed)?;
+        }
+        out.write_str("</td>")?;
         number(out, "size", Size(i.size))?;
         number(out, "complete", i.complete)?;
         number(out, "downloading", i.downloading)?;
         number(out, "downloaded", i.downloaded)?;
         number(out, "transferred", Size(i.size.saturating_mul(i.downloaded)))?;
+        match flow.is_active() {
+            true => progress(out, flow.permille())?,
+            false => out.write_str("<td></td>")?,
+        }
+        number(out, "speed", Speed { down: flow.down_bps, up: 0 })?;
+        number(out, "time left", Left(flow.left))?;
         out.write_str("</tr>\n")?;
     }
-    let sum = |f: fn(&ImageStatus) -> u64| images.iter().map(f).fold(0u64, u64::saturating_add);
+    let sum = |f: fn(&ImageStatus) -> u64| flows.iter().map(|flow| f(flow.image)).fold(0u64, u64::saturating_add);
     out.write_str("</tbody>\n<tfoot><tr>")?;
-    cell(out, "in all", format_args!("{} image{}", images.len(), if images.len() == 1 { "" } else { "s" }))?;
-    cell(out, "torrent name", "")?;
+    write!(out, "<td colspan=2 data-label=\"in all\">{} image{}</td>", flows.len(), plural(flows.len()))?;
     number(out, "size", Size(sum(|i| i.size)))?;
     number(out, "complete", sum(|i| i.complete.into()))?;
     number(out, "downloading", sum(|i| i.downloading.into()))?;
     number(out, "downloaded", sum(|i| i.downloaded))?;
     number(out, "transferred", Size(sum(|i| i.size.saturating_mul(i.downloaded))))?;
-    out.write_str("</tr></tfoot>\n</table></div>\n")
+    out.write_str("<td></td>")?;
+    number(out, "speed", Speed { down: flows.iter().map(|f| f.down_bps).fold(0, u64::saturating_add), up: 0 })?;
+    out.write_str("<td></td></tr></tfoot>\n</table></div>\n")?;
+    register::table(out, status)?;
+    out.write_str("</section>\n")
 }
 
 /// Every node with what it fetches and seeds; a node with several transfers has a row for each.
-fn nodes(out: &mut String, status: &Status) -> fmt::Result {
-    const COLUMNS: [(&str, bool); 11] = [
+fn nodes(out: &mut String, status: &Status, overview: &Overview<'_>) -> fmt::Result {
+    const COLUMNS: [(&str, bool); 12] = [
         ("name", false),
-        ("address", false),
         ("role", false),
+        ("site", false),
         ("mode", false),
         ("image", false),
         ("state", false),
         ("progress", false),
         ("speed", true),
+        ("time left", true),
         ("seed time left", true),
+        ("address", false),
         ("weight", true),
-        ("site", false),
     ];
-    let names: BTreeMap<InfoHash, &str> = status.images.iter().map(|i| (i.info_hash, i.name.as_str())).collect();
-    out.write_str("<h2>Nodes</h2>\n")?;
-    thead(out, &COLUMNS)?;
+    out.write_str("<section id=nodes>\n<h2>Nodes</h2>\n")?;
+    thead(out, "nodes", &COLUMNS)?;
     out.write_str("<tbody>\n")?;
     for node in &status.nodes {
         let (first, more) = match node.transfers.split_first() {
             Some((first, more)) => (Some(first), more),
             None => (None, &[][..]),
         };
-        node_row(out, node, first, &names)?;
+        node_row(out, node, first, overview)?;
         for transfer in more {
             out.write_str("<tr class=more><td></td><td></td><td></td>")?;
-            transfer_cells(out, transfer, &names)?;
+            transfer_cells(out, transfer, overview)?;
             out.write_str("<td></td><td></td></tr>\n")?;
         }
     }
-    out.write_str("</tbody>\n</table></div>\n")
+    out.write_str("</tbody>\n</table></div>\n</section>\n")
 }
 
 fn node_row(
     out: &mut String,
     node: &NodeStatus,
     transfer: Option<&TransferReport>,
-    names: &BTreeMap<InfoHash, &str>,
+    overview: &Overview<'_>,
 ) -> fmt::Result {
-    out.write_str("<tr>")?;
-    match node.addr {
-        Some(ip) => {
-            let addr = std::net::SocketAddr::new(ip, node.http_port);
-            text(out, "name", format_args!("<a href=\"http://{addr}/\">{}</a>", Text(&node.name)))?;
-            cell(out, "address", ip)?;
-        }
-        None => {
-            text(out, "name", Text(&node.name))?;
-            cell(out, "address", "")?;
-        }
-    }
+    writeln!(out, "<tr{}>", if node.live { "" } else { " class=away" })?;
+    write!(out, "<td class=\"t name\" data-label=name>{}</td>", NodeLink(node))?;
     match (node.live, node.role) {
-        (false, _) => cell(out, "role", "<span class=warn>away</span>")?,
+        (false, _) => cell(out, "role", "away")?,
         (true, Role::Master) => cell(out, "role", "<b>master</b>")?,
         (true, role) => cell(out, "role", view::role(role))?,
     }
-    match transfer {
-        Some(transfer) => transfer_cells(out, transfer, names)?,
-        None => out.write_str("<td></td><td></td><td></td><td></td><td></td><td></td>")?,
+    match node.site.as_str() {
+        "" => out.write_str("<td></td>")?,
+        site => text(out, "site", Text(site))?,
+    }
+    match (transfer, overview.held_by(node)) {
+        (Some(transfer), _) => transfer_cells(out, transfer, overview)?,
+        (None, 0) => out.write_str("<td></td><td></td><td></td><td></td><td></td><td></td><td></td>")?,
+        (None, n) => {
+            out.write_str("<td></td>")?;
+            cell(out, "image", format_args!("<span class=dim>has {n} image{}</span>", plural(n)))?;
+            out.write_str("<td></td><td></td><td></td><td></td><td></td>")?;
+        }
+    }
+    match node.addr {
+        Some(ip) => cell(out, "address", ip)?,
+        None => out.write_str("<td></td>")?,
     }
     number(out, "weight", node.weight.get())?;
-    text(out, "site", Text(&node.site))?;
     out.write_str("</tr>\n")
 }
 
-fn transfer_cells(out: &mut String, t: &TransferReport, names: &BTreeMap<InfoHash, &str>) -> fmt::Result {
+fn transfer_cells(out: &mut String, t: &TransferReport, overview: &Overview<'_>) -> fmt::Result {
     cell(out, "mode", t.mode)?;
-    match names.get(&t.info_hash) {
-        Some(name) => text(out, "image", Text(name))?,
+    match overview.image(&t.info_hash) {
+        Some(image) => text(out, "image", ImageName(image))?,
         None => cell(out, "image", format_args!("<code>{:?}</code>", t.info_hash))?,
     }
     match t.state {
         TransferState::Waiting => {
             cell(out, "state", format_args!("<span class=warn>waiting for {} pieces</span>", t.missing_pieces))?;
         }
+        TransferState::Failed => cell(out, "state", "<span class=bad>failed</span>")?,
         state => cell(out, "state", view::state(state))?,
     }
-    cell(out, "progress", Progress(t.permille))?;
+    progress(out, t.permille)?;
     number(out, "speed", Speed { down: t.down_bps, up: t.up_bps })?;
-    number(out, "seed time left", Left { state: t.state, left: t.seed_left_s.map(|s| Duration::from_secs(s.into())) })
+    number(out, "time left", Left(overview.left(t)))?;
+    let left = t.seed_left_s.map(|s| Duration::from_secs(s.into()));
+    number(out, "seed time left", SeedLeft { state: t.state, left })
 }
 
 /// What this node itself fetches and seeds, in more detail.
-fn transfers(out: &mut String, transfers: &[TransferStatus]) -> fmt::Result {
-    const COLUMNS: [(&str, bool); 9] = [
+fn here(out: &mut String, transfers: &[TransferStatus]) -> fmt::Result {
+    const COLUMNS: [(&str, bool); 10] = [
         ("image", false),
         ("mode", false),
         ("state", false),
         ("progress", false),
         ("speed", true),
+        ("time left", true),
         ("received", true),
         ("sent", true),
         ("seed time left", true),
         ("from", false),
     ];
-    out.write_str("<h2>On this node</h2>\n")?;
+    out.write_str("<section id=here>\n<h2>On this node</h2>\n")?;
     if transfers.is_empty() {
-        return out.write_str("<p class=dim>This node fetches and seeds nothing.</p>\n");
+        return out.write_str("<p class=dim>This node fetches and seeds nothing.</p>\n</section>\n");
     }
-    thead(out, &COLUMNS)?;
+    thead(out, "here", &COLUMNS)?;
     out.write_str("<tbody>\n")?;
     for t in transfers {
         let permille = u64::from(t.have) * 1000 / u64::from(t.pieces.max(1));
         out.write_str("<tr>")?;
-        text(out, "image", Text(&t.name))?;
+        write!(out, "<td class=\"t name\" data-label=image>{}</td>", Text(&t.name))?;
         cell(out, "mode", t.mode)?;
         text(out, "state", Doing(t))?;
-        cell(out, "progress", Progress(permille as u16))?;
+        progress(out, permille as u16)?;
         number(out, "speed", Speed { down: t.down_bps, up: t.up_bps })?;
+        number(out, "time left", Left(view::time_left(t.size.saturating_sub(t.bytes_have), t.down_bps)))?;
         number(out, "received", Size(t.downloaded))?;
         number(out, "sent", Size(t.uploaded))?;
-        number(out, "seed time left", Left { state: t.state, left: t.seed_left })?;
+        number(out, "seed time left", SeedLeft { state: t.state, left: t.seed_left })?;
         text(out, "from", Sources(&t.sources))?;
         out.write_str("</tr>\n")?;
     }
-    out.write_str("</tbody>\n</table></div>\n")
+    out.write_str("</tbody>\n</table></div>\n</section>\n")
 }
 
 fn footer(out: &mut String) -> fmt::Result {
-    out.write_str(
-        "<footer>Torrents: <a href=/images/>/images/</a> · For programs: <a href=/api/status>/api/status</a>, ",
-    )?;
-    out.write_str("<a href=/api/images>/api/images</a>, <a href=/metrics>/metrics</a> · ")?;
+    out.write_str("<footer>Torrents: <a href=/images/>/images/</a> · For programs: ")?;
+    out.write_str("<a href=/api/status>/api/status</a>, <a href=/api/images>/api/images</a>, ")?;
+    out.write_str("<a href=/metrics>/metrics</a> · ")?;
     writeln!(out, "labmesh {}. This page changes nothing.</footer>", env!("CARGO_PKG_VERSION"))
 }
 
-fn thead(out: &mut String, columns: &[(&str, bool)]) -> fmt::Result {
-    out.write_str("<div class=wide><table>\n<thead><tr>")?;
+pub(super) fn thead(out: &mut String, class: &str, columns: &[(&str, bool)]) -> fmt::Result {
+    write!(out, "<div class=wide><table class={class}>\n<thead><tr>")?;
     for (name, is_number) in columns {
         write!(out, "<th scope=col{}>{name}</th>", if *is_number { " class=n" } else { "" })?;
     }
     out.write_str("</tr></thead>\n")
 }
 
-fn cell(out: &mut String, label: &str, content: impl fmt::Display) -> fmt::Result {
+pub(super) fn cell(out: &mut String, label: &str, content: impl fmt::Display) -> fmt::Result {
     write!(out, "<td data-label=\"{label}\">{content}</td>")
 }
 
@@ -278,165 +416,31 @@ fn text(out: &mut String, label: &str, content: impl fmt::Display) -> fmt::Resul
     write!(out, "<td class=t data-label=\"{label}\">{content}</td>")
 }
 
-fn number(out: &mut String, label: &str, content: impl fmt::Display) -> fmt::Result {
+/// A cell of a number; empty for none, so that a narrow page can leave it out.
+pub(super) fn number(out: &mut String, label: &str, content: impl fmt::Display) -> fmt::Result {
     write!(out, "<td class=n data-label=\"{label}\">{content}</td>")
 }
 
-/// Where the torrent of an image is: its name, and the content too if the name alone does not say which.
-pub(super) fn image_path(image: &ImageStatus) -> String {
-    const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
-    let name = utf8_percent_encode(&image.name, PATH);
-    match image.ambiguous {
-        true => format!("/images/{name}@{}.torrent", &image.info_hash.to_string()[..8]),
-        false => format!("/images/{name}.torrent"),
-    }
+fn progress(out: &mut String, permille: u16) -> fmt::Result {
+    write!(out, "<td class=p data-label=progress>{} <span>{}</span></td>", Bar(permille), Percent(permille))
 }
 
 fn torrent_link(image: &ImageStatus) -> String {
-    format!("<a href=\"{}\">{}</a>", image_path(image), Text(&image.name))
+    format!("<a href=\"{}\">{}</a>", image_path(image), ImageName(image))
 }
 
-/// Text from outside, which becomes nothing but text: escaped, without control characters, and kept from turning the
-/// writing direction of what follows.
-struct Text<'a>(&'a str);
+/// A node's name; a link to its own pages if its address is known.
+#[derive(Debug)]
+pub(super) struct NodeLink<'a>(pub(super) &'a NodeStatus);
 
-impl fmt::Display for Text<'_> {
+impl fmt::Display for NodeLink<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("<bdi>")?;
-        for c in self.0.chars() {
-            match c {
-                '&' => f.write_str("&amp;")?,
-                '<' => f.write_str("&lt;")?,
-                '>' => f.write_str("&gt;")?,
-                '"' => f.write_str("&quot;")?,
-                '\'' => f.write_str("&#39;")?,
-                c if c.is_control() => f.write_char(char::REPLACEMENT_CHARACTER)?,
-                c => f.write_char(c)?,
+        match self.0.addr {
+            Some(ip) => {
+                let addr = std::net::SocketAddr::new(ip, self.0.http_port);
+                write!(f, "<a href=\"http://{addr}/\">{}</a>", Text(&self.0.name))
             }
+            None => write!(f, "{}", Text(&self.0.name)),
         }
-        f.write_str("</bdi>")
-    }
-}
-
-/// Bytes, in the decimal units that disks and links are sold in.
-struct Size(u64);
-
-impl fmt::Display for Size {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", ByteSize(self.0).display().si())
-    }
-}
-
-struct Progress(u16);
-
-impl fmt::Display for Progress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let permille = self.0.min(1000);
-        let (whole, tenth) = (permille / 10, permille % 10);
-        write!(f, "<span class=bar><progress max=1000 value={permille}></progress> {whole}.{tenth} %</span>")
-    }
-}
-
-struct Speed {
-    down: u64,
-    up: u64,
-}
-
-impl fmt::Display for Speed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.down > 0 {
-            write!(f, "↓ {}/s", Size(self.down))?;
-        }
-        if self.down > 0 && self.up > 0 {
-            f.write_str("<br>")?;
-        }
-        if self.up > 0 {
-            write!(f, "↑ {}/s", Size(self.up))?;
-        }
-        Ok(())
-    }
-}
-
-struct Left {
-    state: TransferState,
-    left: Option<Duration>,
-}
-
-impl fmt::Display for Left {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.state, self.left) {
-            (TransferState::Seeding, None) => f.write_str("no end"),
-            (TransferState::Seeding, Some(left)) => {
-                write!(f, "{}", humantime::format_duration(Duration::from_secs(left.as_secs())))
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-/// What a transfer of this node does, and what it waits for.
-struct Doing<'a>(&'a TransferStatus);
-
-impl fmt::Display for Doing<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let t = self.0;
-        match (t.state, &t.error) {
-            (TransferState::Waiting, _) => {
-                write!(f, "<span class=warn>waiting for {} pieces", t.missing_pieces)?;
-                if !t.last_seen_on.is_empty() {
-                    write!(f, " last seen on {}", Text(&t.last_seen_on.join(", ")))?;
-                }
-                f.write_str("</span>")
-            }
-            (state, Some(error)) => {
-                write!(f, "<span class=warn>{}: {}</span>", view::state(state), Text(&error.to_string()))
-            }
-            (state, None) => f.write_str(view::state(state)),
-        }
-    }
-}
-
-/// Who sent how much, most first.
-struct Sources<'a>(&'a [(String, u64, u64)]);
-
-impl fmt::Display for Sources<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut senders: Vec<_> = self.0.iter().filter(|(_, received, _)| *received > 0).collect();
-        senders.sort_by_key(|(_, received, _)| std::cmp::Reverse(*received));
-        for (n, (name, received, _)) in senders.iter().take(SOURCES_SHOWN).enumerate() {
-            write!(f, "{}{} {}", if n > 0 { ", " } else { "" }, Text(name), Size(*received))?;
-        }
-        match senders.len().saturating_sub(SOURCES_SHOWN) {
-            0 => Ok(()),
-            more => write!(f, " and {more} more"),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn text_from_outside_becomes_nothing_but_text() {
-        let shown = Text("<script>alert('1&\"2')</script>\n").to_string();
-        assert_eq!(shown, "<bdi>&lt;script&gt;alert(&#39;1&amp;&quot;2&#39;)&lt;/script&gt;\u{fffd}</bdi>");
-    }
-
-    #[test]
-    fn seed_time_is_told_only_while_seeding() {
-        let left = |state, secs: Option<u64>| Left { state, left: secs.map(Duration::from_secs) }.to_string();
-        assert_eq!(left(TransferState::Seeding, Some(90)), "1m 30s");
-        assert_eq!(left(TransferState::Seeding, None), "no end");
-        assert_eq!(left(TransferState::Fetching, None), "");
-    }
-
-    #[test]
-    fn the_best_senders_are_named_and_the_others_counted() {
-        let source = |n: u64| (format!("pc{n:02}"), n * 1000, 0);
-        let six: Vec<_> = (0..6).map(source).collect();
-        let shown = Sources(&six).to_string();
-        assert!(shown.starts_with("<bdi>pc05</bdi> 5.0 kB, "), "{shown}");
-        assert!(shown.ends_with("<bdi>pc02</bdi> 2.0 kB and 1 more"), "{shown}");
     }
 }

@@ -211,7 +211,7 @@ fn completed_copies_are_counted_by_the_master_only() {
     let (mut master, mut follower) = (Desk::master(), Desk::new(1));
     for desk in [&mut master, &mut follower] {
         desk.input(Input::Mine(holdings(1, &[image("a.img", 1)])));
-        desk.input(Input::Completed(hash(1)));
+        desk.input(Input::Completed { info_hash: hash(1), downloaded: 1 });
     }
     assert_eq!(master.catalogue.record(&hash(1)).map(|r| r.downloaded), Some(1));
     assert_eq!(follower.catalogue.record(&hash(1)).map(|r| r.downloaded), Some(0));
@@ -285,7 +285,8 @@ fn delta(from: u64, to: u64, changed: &[(&str, u16, &[u8])], gone: &[u16]) -> Ca
         downloaded: 0,
     };
     let gone = gone.iter().map(|n| hash(*n)).collect();
-    CatalogueDelta { epoch: epoch(1, 0), from, to, changed: changed.iter().map(record).collect(), gone }
+    let changed = changed.iter().map(record).collect();
+    CatalogueDelta { epoch: epoch(1, 0), from, to, changed, copied: Vec::new(), gone }
 }
 
 fn follower() -> Desk {
@@ -599,7 +600,9 @@ proptest! {
                 }
                 Step::Elect(n) => mesh.elect(n),
                 Step::Lose(losing) => mesh.losing = losing,
-                Step::Completed(i) => mesh.input(mesh.epoch.node.0[0], Input::Completed(hash(i))),
+                Step::Completed(i) => {
+                    mesh.input(mesh.epoch.node.0[0], Input::Completed { info_hash: hash(i), downloaded: 7 });
+                }
                 Step::Wait(ms) => {
                     for desk in &mut mesh.desks {
                         desk.advance(Duration::from_millis(ms));

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::config::{CATALOGUE_COPIES_MAX, CATALOGUE_IMAGES_MAX, IMAGE_NAME_BYTES_MAX, NODES_MAX};
 use crate::id::{InfoHash, NodeId};
-use crate::wire::control::{Holding, ImageRecord};
+use crate::wire::control::{Copied, Holding, ImageRecord};
 
 /// What one node has of one image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +31,12 @@ struct Entry {
     parts: Vec<NodeId>,
     /// The version of the last change; 0 = none yet.
     changed: u64,
+    /// The version since which each holder is known, 0 = from the next on; and that of the last change which was more
+    /// than another copy.
+    since: Vec<u64>,
+    reshaped: u64,
+    /// The next version is such a change.
+    reshapes: bool,
     /// Some master lists it, whoever has it.
     published: bool,
 }
@@ -99,12 +105,36 @@ impl Union {
             self.versions.remove(&entry.changed);
             self.versions.insert(version, *info_hash);
             entry.changed = version;
+            entry.since.iter_mut().filter(|since| **since == 0).for_each(|since| *since = version);
+            if std::mem::take(&mut entry.reshapes) {
+                entry.reshaped = version;
+            }
+        }
+    }
+
+    /// What changed of an image after a version, if that is only who has a copy of it too.
+    pub(super) fn copied(&self, info_hash: &InfoHash, version: u64) -> Option<Copied> {
+        let entry = self.entries.get(info_hash).filter(|entry| entry.reshaped <= version)?;
+        let new = entry.record.holders.iter().zip(&entry.since).filter(|(_, since)| **since > version);
+        let (holders, downloaded) = (new.map(|(node, _)| *node).collect(), entry.record.downloaded);
+        Some(Copied { info_hash: *info_hash, holders, downloaded })
+    }
+
+    /// More copies of an image that is known, as a master publishes them.
+    pub(super) fn add_copies(&mut self, copied: &Copied) {
+        let Some(entry) = self.entries.get_mut(&copied.info_hash) else { return };
+        entry.record.downloaded = copied.downloaded;
+        for node in &copied.holders {
+            self.set_copy(&copied.info_hash, *node, Copy::Whole);
         }
     }
 
     pub(super) fn forget_versions(&mut self) {
         self.versions.clear();
-        self.entries.values_mut().for_each(|entry| entry.changed = 0);
+        for entry in self.entries.values_mut() {
+            (entry.changed, entry.reshapes) = (0, true);
+            entry.since.fill(0);
+        }
     }
 
     fn touch(&mut self, info_hash: InfoHash) {
@@ -140,7 +170,10 @@ impl Union {
         if self.entries.len() < CATALOGUE_IMAGES_MAX && is_name(&record.name) {
             self.touch(record.info_hash);
             self.names.insert((record.name.clone(), record.info_hash));
-            self.entries.insert(record.info_hash, Entry { record, parts: Vec::new(), changed: 0, published });
+            let since = vec![0; record.holders.len()];
+            let (parts, changed, reshaped, reshapes) = (Vec::new(), 0, 0, true);
+            let entry = Entry { record, parts, changed, since, reshaped, reshapes, published };
+            self.entries.insert(entry.record.info_hash, entry);
         }
     }
 
@@ -154,6 +187,7 @@ impl Union {
     fn rename(&mut self, info_hash: InfoHash, name: &str) {
         let other = |entry: &&mut Entry| is_name(name) && entry.record.name != name;
         if let Some(entry) = self.entries.get_mut(&info_hash).filter(other) {
+            entry.reshapes = true;
             let old = std::mem::replace(&mut entry.record.name, name.to_owned());
             self.names.remove(&(old, info_hash));
             self.names.insert((name.to_owned(), info_hash));
@@ -173,8 +207,15 @@ impl Union {
             return;
         }
         match (whole, copy == Copy::Whole) {
-            (Ok(at), false) => drop(entry.record.holders.remove(at)),
-            (Err(at), true) => entry.record.holders.insert(at, node),
+            (Ok(at), false) => {
+                entry.record.holders.remove(at);
+                entry.since.remove(at);
+                entry.reshapes = true;
+            }
+            (Err(at), true) => {
+                entry.record.holders.insert(at, node);
+                entry.since.insert(at, 0);
+            }
             _ => {}
         }
         match (part, copy == Copy::Part) {
@@ -195,9 +236,9 @@ impl Union {
         self.set_node(node, &[]);
     }
 
-    pub(super) fn count_download(&mut self, info_hash: &InfoHash) {
-        if let Some(entry) = self.entries.get_mut(info_hash) {
-            entry.record.downloaded = entry.record.downloaded.saturating_add(1);
+    pub(super) fn count_downloads(&mut self, info_hash: &InfoHash, downloaded: u64) {
+        if let Some(entry) = self.entries.get_mut(info_hash).filter(|entry| entry.record.downloaded < downloaded) {
+            entry.record.downloaded = downloaded;
             self.touch(*info_hash);
         }
     }

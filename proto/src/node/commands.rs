@@ -68,6 +68,7 @@ impl Node {
             Command::Start(image) => self.stop(now, &image, false).map(Some),
             Command::Remove(image) => self.remove(now, &image).map(Some),
             Command::Torrent(hash) => self.torrent(now, id, hash),
+            Command::Register(name) => self.register(now, name).map(Some),
             Command::ClaimMaster if self.config.weight.get() == 0 => Err(Refusal::NeverMaster),
             Command::ClaimMaster => {
                 self.election.handle_input(now, crate::election::Input::ForceClaim);

@@ -9,10 +9,12 @@ use super::Node;
 use crate::config::{Config, PROTOCOL_VERSION};
 use crate::discovery::Standing;
 use crate::id::{Epoch, InfoHash, NodeId, RequestId, Time};
-use crate::io::{Event, Input, Output};
+use crate::io::{Event, Input, Output, Refusal, Reply};
 use crate::neighbours::Site;
 use crate::swarm::Swarm;
-use crate::wire::control::{Member, Message, Neighbours, NodeAnnounce, RosterEntry, TransferState};
+use crate::wire::control::{
+    BookReplica, Member, Message, Neighbours, NodeAnnounce, RegisteredName, RosterEntry, TransferState,
+};
 use crate::wire::http_tracker::Announce;
 use crate::wire::tracker_client::TrackerUrl;
 use crate::{announcer, board, catalogue, discovery, election, roster, swarm, torrents, tracker};
@@ -96,6 +98,10 @@ impl Node {
             Input::Control { from, message } => self.hear(now, from, message),
             Input::Persisted { epoch } => self.election.handle_input(now, election::Input::Persisted { epoch }),
             Input::Announce { id, announce } => self.client_announces(now, id, announce),
+            Input::Probed { info_hash, addr, reachable } => {
+                self.tracker.handle_input(now, tracker::Input::Probed { info_hash, addr, reachable });
+            }
+            Input::Saved(book) => self.tracker.handle_input(now, tracker::Input::Replica(book)),
             Input::TrackerSaid { id, result } => {
                 self.announcer.handle_input(now, announcer::Input::Said { id, result });
             }
@@ -105,6 +111,7 @@ impl Node {
             }
             Input::Shutdown => {
                 self.leaving = true;
+                self.tracker.handle_input(now, tracker::Input::Shutdown);
                 self.election.handle_input(now, election::Input::Shutdown);
                 self.tell_all_swarms(now, &swarm::Input::Withdraw);
                 self.settle(now);
@@ -416,13 +423,12 @@ impl Node {
     pub(super) fn do_for_board(&mut self, output: board::Output) {
         match output {
             board::Output::Mine(reports) => self.send_to_master(Message::Progress(reports)),
-            board::Output::All(all) if self.is_ruling() => {
+            board::Output::All(all) => {
                 let live = self.roster.entries().filter(|e| e.live && e.member.id != self.config.id);
                 for to in live.map(|e| e.member.id).collect::<Vec<_>>() {
                     self.send(to, Message::Board(all.clone()));
                 }
             }
-            board::Output::All(_) => {}
         }
     }
 
@@ -502,18 +508,32 @@ impl Node {
             }
             tracker::Output::Wake { node, info_hash } if node == me => self.wake(now, info_hash),
             tracker::Output::Wake { node, info_hash } => self.send(node, Message::Wake(info_hash)),
-            tracker::Output::Completed(info_hash) => {
-                self.catalogue.handle_input(now, catalogue::Input::Completed(info_hash));
+            tracker::Output::Completed { info_hash, downloaded } => {
+                self.catalogue.handle_input(now, catalogue::Input::Completed { info_hash, downloaded });
                 self.tell_versions(now);
             }
-            tracker::Output::Replicate(book) => {
-                for to in self.roster.succession().to_vec() {
-                    if to != me {
-                        self.send(to, Message::Book(book.clone()));
-                    }
+            tracker::Output::Probe { info_hash, addr } => self.outputs.push_back(Output::Probe { info_hash, addr }),
+            tracker::Output::Replicate => {
+                let deputies: Vec<NodeId> = self.roster.succession().iter().copied().filter(|to| *to != me).collect();
+                if !deputies.is_empty() {
+                    let book = self.tracker.replica();
+                    deputies.into_iter().for_each(|to| self.send(to, Message::Book(book.clone())));
                 }
             }
+            tracker::Output::Save(book) => self.outputs.push_back(Output::SaveBook(book)),
         }
+    }
+
+    /// A person names a torrent of an open tracker: here, and at the master, which tells the deputies.
+    pub(super) fn register(&mut self, now: Time, name: RegisteredName) -> Result<Reply, Refusal> {
+        self.tracker.may_register().map_err(|reason| match reason {
+            tracker::NotRegistered::Closed => Refusal::ClosedTracker,
+            tracker::NotRegistered::Full(n) => Refusal::TooManyNames(n),
+        })?;
+        let book = BookReplica { peers: Vec::new(), downloaded: Vec::new(), names: vec![name.clone()] };
+        self.tracker.handle_input(now, tracker::Input::Register(name));
+        self.send_to_master(Message::Book(book));
+        Ok(Reply::Done)
     }
 
     fn hear_neighbours(&mut self, now: Time, from: NodeId, answer: Neighbours) {
@@ -535,15 +555,15 @@ impl Node {
             return self.tracker.handle_input(now, tracker::Input::Announce { id, announce });
         }
         if let Some(master) = self.master() {
-            self.send(master, tracker::foreign::pass_on(id.0, &announce));
+            self.send(master, tracker::foreign::pass_on(id.0, &announce, &self.config.tracker));
         }
         self.passed_on.push_back(PassedOn { id, until: now + PASSED_ON, announce });
     }
 
     /// The clients that wait are for this master now.
     fn pass_on_again(&mut self, master: NodeId) {
-        let messages: Vec<Message> =
-            self.passed_on.iter().map(|p| tracker::foreign::pass_on(p.id.0, &p.announce)).collect();
+        let pass_on = |p: &PassedOn| tracker::foreign::pass_on(p.id.0, &p.announce, &self.config.tracker);
+        let messages: Vec<Message> = self.passed_on.iter().map(pass_on).collect();
         messages.into_iter().for_each(|message| self.send(master, message));
     }
 
@@ -552,7 +572,7 @@ impl Node {
         self.passed_on.remove(waiting);
         let master = self.master().and_then(|m| self.roster.member(&m)).and_then(|e| e.member.addr);
         let answer = answer.map(|answer| located(answer, master));
-        let result = tracker::foreign::passed_back(answer);
+        let result = tracker::foreign::passed_back(answer, &self.config.tracker);
         self.outputs.push_back(Output::Announced { id, result });
     }
 

@@ -45,6 +45,8 @@ pub struct Status {
     pub nodes: Vec<NodeStatus>,
     /// Every image of the catalogue, by name.
     pub images: Vec<ImageStatus>,
+    /// Torrents of an open tracker that are not in the catalogue: all with a name, and some without.
+    pub torrents: Vec<TorrentStatus>,
     /// Every image in this node's own swarms, by name.
     pub transfers: Vec<TransferStatus>,
     /// Trackers for a torrent that this node hands out: the master, three deputies, this node.
@@ -99,6 +101,21 @@ pub struct ImageStatus {
     pub downloaded: u64,
 }
 
+/// A torrent of an open tracker that no cache of ours holds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TorrentStatus {
+    /// Its info hash.
+    pub info_hash: InfoHash,
+    /// What a person called it, and its bytes.
+    pub known: Option<(String, u64)>,
+    /// Whole copies in the swarm.
+    pub complete: u32,
+    /// Others in the swarm.
+    pub downloading: u32,
+    /// How often a copy was completed.
+    pub downloaded: u64,
+}
+
 /// One image in this node's swarms.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TransferStatus {
@@ -142,6 +159,8 @@ pub struct TransferStatus {
 
 /// How many trackers a torrent that this node hands out names before itself: the master and three deputies.
 const TRACKERS: usize = 4;
+/// Torrents without a name that an open tracker shows; anybody can make them up.
+const UNNAMED_SHOWN: usize = 256;
 
 impl Node {
     /// Everything to show.
@@ -155,35 +174,63 @@ impl Node {
             master: master.map(|m| self.name_of(&m)),
             nodes: self.node_statuses(),
             images: self.image_statuses(),
+            torrents: self.torrent_statuses(),
             transfers: self.transfer_statuses(now),
             trackers: self.trackers(),
         }
     }
 
+    /// What this node is.
+    pub fn role(&self) -> Role {
+        role(self.election.role())
+    }
+
+    /// Its master, perhaps itself.
+    pub fn obeys(&self) -> Option<NodeId> {
+        self.election.master()
+    }
+
+    /// The roster, this node included, by id.
+    pub fn members(&self) -> impl Iterator<Item = &RosterEntry> {
+        self.roster.entries()
+    }
+
+    /// The catalogue, by name.
+    pub fn records(&self) -> impl Iterator<Item = &ImageRecord> {
+        self.catalogue.records()
+    }
+
+    /// Its own images.
+    pub fn swarms(&self) -> impl Iterator<Item = &Swarm> {
+        self.swarms.iter().flatten()
+    }
+
     /// The counters of an image, if it is tracked here.
     pub fn scrape(&self, images: &[InfoHash]) -> Vec<Scraped> {
-        let all: Vec<InfoHash> = self.catalogue.records().map(|r| r.info_hash).collect();
-        let wanted = if images.is_empty() { &all[..] } else { images };
-        wanted.iter().filter_map(|hash| self.scraped(hash)).collect()
+        if !images.is_empty() {
+            return images.iter().filter_map(|hash| self.scraped(hash)).collect();
+        }
+        let others = self.tracker.others(usize::MAX);
+        let all = self.catalogue.records().map(|r| r.info_hash).chain(others);
+        all.filter_map(|hash| self.scraped(&hash)).collect()
     }
 
     fn scraped(&self, hash: &InfoHash) -> Option<Scraped> {
-        let record = self.catalogue.record(hash);
         let counted = self.tracker.scrape(hash);
-        let name = record.map(|r| r.name.clone());
+        let Some(record) = self.catalogue.record(hash) else { return counted };
+        let name = Some(record.name.clone());
         if self.is_ruling() {
             return counted.map(|scraped| Scraped { name, ..scraped });
         }
-        let record = record?;
         let (complete, incomplete) = self.counts(record);
-        Some(Scraped { info_hash: *hash, name, complete, incomplete, downloaded: record.downloaded })
+        let downloaded = record.downloaded.max(self.tracker.downloaded(hash));
+        Some(Scraped { info_hash: *hash, name, complete, incomplete, downloaded })
     }
 
     /// Whole copies and others in the swarm: by the book here, or by what the master tells.
     fn counts(&self, record: &ImageRecord) -> (u32, u32) {
         if self.is_ruling() {
-            let (complete, incomplete, _) = self.tracker.counts(&record.info_hash);
-            return (complete, incomplete);
+            return self.tracker.counts(&record.info_hash);
         }
         let of_it = |report: &&TransferReport| report.info_hash == record.info_hash;
         let fetching = |report: &&TransferReport| report.permille < 1000;
@@ -246,10 +293,26 @@ impl Node {
                 ambiguous: names.get(record.name.as_str()).is_some_and(|n| *n > 1),
                 complete,
                 downloading,
-                downloaded: record.downloaded,
+                downloaded: record.downloaded.max(self.tracker.downloaded(&record.info_hash)),
             }
         };
         self.catalogue.records().map(status).collect()
+    }
+
+    fn torrent_statuses(&self) -> Vec<TorrentStatus> {
+        let status = |info_hash: InfoHash| {
+            let (complete, downloading) = self.tracker.counts(&info_hash);
+            TorrentStatus {
+                info_hash,
+                known: self.tracker.known(&info_hash).map(|(name, size)| (name.to_owned(), size)),
+                complete,
+                downloading,
+                downloaded: self.tracker.downloaded(&info_hash),
+            }
+        };
+        let in_catalogue = |hash: &InfoHash| self.catalogue.record(hash).is_some();
+        let others = self.tracker.others(UNNAMED_SHOWN).into_iter().filter(|hash| !in_catalogue(hash));
+        others.map(status).collect()
     }
 
     fn names_of(&self, nodes: &[NodeId]) -> Vec<String> {

@@ -3,7 +3,7 @@
 //! Rule: the roster of the obeyed epoch's master is taken as it is, and nobody else's. A question that got no answer is
 //! asked again, in good time.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -70,25 +70,33 @@ impl Roster {
         }
         *ask_at = if *wanted > delta.to { now + ASK_EVERY } else { Time::NEVER };
         self.version = delta.to;
-        let before: BTreeMap<NodeId, bool> = self.entries().map(|entry| (entry.member.id, entry.live)).collect();
         let keyed = self.keyed;
         let rows = delta.changed.into_iter().map(|entry| {
             let member = Member { weight: entry.member.weight.trusted(keyed), ..entry.member };
             Row { entry: RosterEntry { member, live: entry.live }, heard: now, counted: false, version: 0 }
         });
         if delta.from == 0 {
+            let before: BTreeSet<NodeId> = self.live().collect();
             self.table.replace(rows.take(NODES_MAX));
+            self.keep_oneself(now);
+            let after: BTreeSet<NodeId> = self.live().collect();
+            self.outputs.extend(after.difference(&before).map(|id| Output::MemberUp(*id)));
+            let away = before.difference(&after).filter(|id| self.table.get(id).is_some());
+            self.outputs.extend(away.map(|id| Output::MemberDown(*id)));
         } else {
             for row in rows {
-                self.table.put(row);
+                let (id, live) = (row.entry.member.id, row.entry.live);
+                let was_live = self.table.get(&id).is_some_and(|old| old.entry.live);
+                if self.table.put(row) && live != was_live {
+                    self.outputs.push_back(if live { Output::MemberUp(id) } else { Output::MemberDown(id) });
+                }
             }
             for node in &delta.gone {
                 self.table.remove(node);
             }
+            self.keep_oneself(now);
         }
-        self.keep_oneself(now);
         self.know_the_master(from);
-        self.tell_changes(&before);
         if delta.succession != self.succession {
             self.succession = delta.succession;
             self.outputs.push_back(Output::Succession(self.succession.clone()));
@@ -115,14 +123,7 @@ impl Roster {
         }
     }
 
-    fn tell_changes(&mut self, before: &BTreeMap<NodeId, bool>) {
-        for row in self.table.rows() {
-            let id = row.entry.member.id;
-            match (before.get(&id).copied().unwrap_or(false), row.entry.live) {
-                (false, true) => self.outputs.push_back(Output::MemberUp(id)),
-                (true, false) => self.outputs.push_back(Output::MemberDown(id)),
-                _ => {}
-            }
-        }
+    fn live(&self) -> impl Iterator<Item = NodeId> {
+        self.entries().filter(|entry| entry.live).map(|entry| entry.member.id)
     }
 }

@@ -1,14 +1,13 @@
-//! The members by NodeId, with what is looked up often: unique names and peer addresses.
+//! The members by NodeId, with what is looked up often: unique names.
 //!
 //! Rule: at most [`NODES_MAX`] members; names are made unique for display in NodeId order, identity is the NodeId.
 //! Not here: who is live, and versions ([`super::Roster`]).
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::collections::BTreeMap;
 
 use crate::config::NODES_MAX;
 use crate::id::{NodeId, Time};
-use crate::wire::control::{Member, RosterEntry};
+use crate::wire::control::RosterEntry;
 
 /// One member and what its master keeps beside it.
 #[derive(Clone, Debug)]
@@ -26,8 +25,12 @@ pub(super) struct Row {
 #[derive(Debug, Default)]
 pub(super) struct Table {
     rows: BTreeMap<NodeId, Row>,
-    names: BTreeMap<NodeId, String>,
-    by_peer_addr: BTreeMap<(IpAddr, u16), NodeId>,
+    /// How many members say that they are called so.
+    given: BTreeMap<String, u32>,
+    /// Names that several members say.
+    shared: usize,
+    /// What those are called who are not called what they say.
+    renamed: BTreeMap<NodeId, String>,
 }
 
 impl Table {
@@ -55,20 +58,25 @@ impl Table {
         if self.rows.len() >= NODES_MAX && !self.rows.contains_key(&id) {
             let away = self.rows.iter().filter(|(_, row)| !row.entry.live);
             let Some(oldest) = away.min_by_key(|(_, row)| row.heard).map(|(id, _)| *id) else { return false };
-            self.rows.remove(&oldest);
+            self.remove(&oldest);
         }
-        let same = self.rows.get(&id).is_some_and(|old| shown_alike(&old.entry.member, &row.entry.member));
-        self.rows.insert(id, row);
-        if !same {
-            self.index();
+        let name = row.entry.member.name.clone();
+        let old = self.rows.insert(id, row);
+        if old.as_ref().is_none_or(|old| old.entry.member.name != name) {
+            self.gives(name);
+            if let Some(old) = old {
+                self.gave(&old.entry.member.name);
+            }
+            self.rename();
         }
         true
     }
 
     pub(super) fn remove(&mut self, node: &NodeId) -> Option<Row> {
         let row = self.rows.remove(node);
-        if row.is_some() {
-            self.index();
+        if let Some(row) = &row {
+            self.gave(&row.entry.member.name);
+            self.rename();
         }
         row
     }
@@ -76,42 +84,53 @@ impl Table {
     /// Replaces all rows at once.
     pub(super) fn replace(&mut self, rows: impl Iterator<Item = Row>) {
         self.rows = rows.map(|row| (row.entry.member.id, row)).collect();
-        self.index();
+        (self.given, self.shared) = (BTreeMap::new(), 0);
+        let names: Vec<String> = self.rows.values().map(|row| row.entry.member.name.clone()).collect();
+        names.into_iter().for_each(|name| self.gives(name));
+        self.rename();
     }
 
     pub(super) fn name(&self, node: &NodeId) -> Option<&str> {
-        self.names.get(node).map(String::as_str)
+        self.renamed.get(node).or_else(|| Some(&self.rows.get(node)?.entry.member.name)).map(String::as_str)
     }
 
-    pub(super) fn at(&self, addr: IpAddr, peer_port: u16) -> Option<NodeId> {
-        self.by_peer_addr.get(&(addr, peer_port)).copied()
+    /// Another member says that name.
+    fn gives(&mut self, name: String) {
+        let count = self.given.entry(name).or_insert(0);
+        *count += 1;
+        self.shared += usize::from(*count == 2);
+    }
+
+    /// One member less says that name.
+    fn gave(&mut self, name: &str) {
+        let Some(count) = self.given.get_mut(name) else { return };
+        *count -= 1;
+        self.shared -= usize::from(*count == 1);
+        if *count == 0 {
+            self.given.remove(name);
+        }
     }
 
     /// Names in NodeId order: the first `pc07` keeps its name, the next is `pc07-2`, unless somebody is called so.
-    fn index(&mut self) {
-        let members = || self.rows.values().map(|row| &row.entry.member);
-        let given: BTreeSet<&str> = members().map(|member| member.name.as_str()).collect();
-        let mut taken: BTreeMap<&str, u32> = BTreeMap::new();
-        let mut names = BTreeMap::new();
-        for member in members() {
-            let count = taken.entry(&member.name).or_insert(0);
-            *count += 1;
-            let mut name = member.name.clone();
-            while *count > 1 {
-                name = format!("{}-{count}", member.name);
-                if !given.contains(name.as_str()) {
-                    break;
-                }
-                *count += 1;
-            }
-            names.insert(member.id, name);
+    fn rename(&mut self) {
+        self.renamed.clear();
+        if self.shared == 0 {
+            return;
         }
-        let addresses = members().filter_map(|member| Some(((member.addr?, member.peer_port), member.id)));
-        self.by_peer_addr = addresses.collect();
-        self.names = names;
+        let mut taken: BTreeMap<&str, u32> = BTreeMap::new();
+        for (id, row) in &self.rows {
+            let given = &row.entry.member.name;
+            let count = taken.entry(given).or_insert(0);
+            *count += 1;
+            if *count == 1 {
+                continue;
+            }
+            let mut name = format!("{given}-{count}");
+            while self.given.contains_key(&name) {
+                *count += 1;
+                name = format!("{given}-{count}");
+            }
+            self.renamed.insert(*id, name);
+        }
     }
-}
-
-fn shown_alike(a: &Member, b: &Member) -> bool {
-    (&a.name, a.addr, a.peer_port) == (&b.name, b.addr, b.peer_port)
 }

@@ -83,7 +83,7 @@ fn a_follower_has_the_masters_roster_by_deltas() {
     follower.handle_input(ms(120), Input::Delta { from: id(1), delta: more });
     assert!(follower.entries().eq(leader.entries()));
     assert_eq!((follower.version(), follower.succession()), (leader.version(), leader.succession()));
-    assert_eq!(follower.node_at(address(3), 6881), Some(id(3)));
+    assert_eq!(follower.address(&id(3)), Some(address(3)));
 }
 
 #[test]

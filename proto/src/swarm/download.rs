@@ -18,7 +18,7 @@ use crate::swarm::pieces::{Partial, State};
 use crate::wire::peer::{Message, Range};
 
 /// A peer that sends nothing of what it was asked for this long, or four times what it should take, is stalled.
-const STALL: Duration = Duration::from_secs(2);
+pub(super) const STALL: Duration = Duration::from_secs(2);
 const STALL_FACTOR: u32 = 4;
 const STALL_MAX: Duration = Duration::from_secs(20);
 /// Blocks that nobody asked for, beyond those that crossed a cancel, before the peer is dropped.
@@ -30,19 +30,26 @@ impl Swarm {
         if !matches!(self.life, Life::Fetching { .. }) {
             return;
         }
+        self.peers[p].hungry = true;
         let peer = &self.peers[p];
         if peer.peer_choking || !peer.am_interested {
             return;
         }
-        let sources = self.peers.iter().filter(|q| !q.peer_choking && q.am_interested).count() as u64;
+        let sources = self.count_serving();
         let together = self.down.per_second(now);
         while self.peers[p].room(now, sources, together) > 0 {
-            let Some(block) = self.next_block(p) else { break };
+            let Some(block) = self.next_block(now, p) else { return };
             let peer = &mut self.peers[p];
             peer.ask(now, block);
             let range = Range { piece: block.piece.get(), offset: block.offset, len: block.len };
             self.tell(p, Message::Request(range));
         }
+        self.peers[p].hungry = false;
+    }
+
+    fn count_serving(&mut self) -> u64 {
+        let serves = |q: &&Peer| !q.peer_choking && q.am_interested;
+        *self.serving.get_or_insert_with(|| self.peers.iter().filter(serves).count() as u64)
     }
 
     /// Asks every peer that has room: something changed for all of them.
@@ -52,7 +59,7 @@ impl Swarm {
         }
     }
 
-    fn next_block(&mut self, p: usize) -> Option<Block> {
+    fn next_block(&mut self, now: Time, p: usize) -> Option<Block> {
         let len = self.peers[p].block_len;
         if let Some(piece) = self.peers[p].current {
             if let Some(block) = self.pieces.ask_next(piece, len) {
@@ -64,31 +71,32 @@ impl Swarm {
             self.peers[p].current = Some(piece);
             return self.pieces.ask_next(piece, len);
         }
-        if self.picker.is_empty() || self.out_of_buffers() { self.end_game(p) } else { None }
+        if self.picker.is_empty() || self.out_of_buffers() { self.end_game(now, p) } else { None }
     }
 
     fn next_piece(&mut self, p: usize) -> Option<PieceIndex> {
         let sender = self.peers[p].sender;
-        let orphan = self.begun_for(p).find(|q| q.owner.is_none()).map(|q| q.piece);
+        let orphan = self.begun_for(p, |q| q.owner.is_none()).next().map(|q| q.piece);
         if let Some(piece) = orphan {
             self.pieces.adopt(piece, sender);
             return Some(piece);
         }
         if !self.out_of_buffers()
-            && let Some(piece) = self.suggested(p).or_else(|| self.picker.pick(&self.peers[p].has, |_| true))
+            && let Some(piece) = self.suggested(p).or_else(|| self.picker.pick(&self.peers[p].has))
         {
             self.picker.remove(piece);
             self.pieces.begin(piece, sender);
             return Some(piece);
         }
         // Nothing is left to begin: help with what others began.
-        self.begun_for(p).next().map(|q| q.piece)
+        self.begun_for(p, |_| true).next().map(|q| q.piece)
     }
 
     /// Begun pieces of which the peer could send a block that nobody was asked for.
-    fn begun_for(&self, p: usize) -> impl Iterator<Item = &Partial> {
+    fn begun_for(&self, p: usize, which: impl Fn(&Partial) -> bool) -> impl Iterator<Item = &Partial> {
         let Peer { has, sender, .. } = &self.peers[p];
-        self.pieces.partials().iter().filter(|q| has.has(q.piece) && q.admits(*sender) && q.has_free())
+        let could = |q: &&Partial| has.has(q.piece) && q.admits(*sender) && q.has_free();
+        self.pieces.partials().iter().filter(move |q| which(q)).filter(could)
     }
 
     fn suggested(&mut self, p: usize) -> Option<PieceIndex> {
@@ -106,8 +114,9 @@ impl Swarm {
             && !self.pieces.partials().is_empty()
     }
 
-    /// A block that was asked of another peer and waits the longest, to be asked of this one as well.
-    fn end_game(&mut self, p: usize) -> Option<Block> {
+    /// A block that was asked of another peer and waits the longest, to be asked of this one as well; of a third one only
+    /// if one of the two is silent.
+    fn end_game(&mut self, now: Time, p: usize) -> Option<Block> {
         let me = &self.peers[p];
         let mut best: Option<(Time, Block)> = None;
         for other in self.peers.iter().filter(|o| o.conn != me.conn) {
@@ -119,8 +128,8 @@ impl Swarm {
                     && me.has.has(block.piece)
                     && self.pieces.partial(block.piece).is_some_and(|q| q.admits(me.sender))
                     && !me.asked.iter().any(|a| overlap(&a.block, &block));
-                let twice =
-                    || self.peers.iter().filter(|o| o.asked.iter().any(|a| overlap(&a.block, &block))).count() > 1;
+                let works = |o: &&Peer| o.asked.iter().any(|a| overlap(&a.block, &block) && !o.is_silent(now, a.at));
+                let twice = || self.peers.iter().filter(works).count() > 1;
                 if open && best.is_none_or(|(at, _)| asked.at < at) && !twice() {
                     best = Some((asked.at, block));
                 }
@@ -292,7 +301,11 @@ impl Swarm {
                 self.review_interest(p);
             }
         }
-        self.ask_border(io::Output::Have { image: self.image, piece });
+        // Half of all these messages would tell one of two neighbours what it had first. Whole copies steer by them,
+        // and foreign clients may count on them.
+        let told = self.peers.iter().filter(|p| !p.has.has(piece) || p.has.is_full() || !p.is_ours());
+        let to = told.map(|p| p.conn).collect();
+        self.ask_border(io::Output::Have { image: self.image, piece, to });
     }
 
     fn bad_piece(&mut self, now: Time, piece: PieceIndex) {

@@ -8,8 +8,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::bitfield::Bitfield;
-use crate::config::{BLOCK_BYTES, LARGE_BLOCK_BYTES, REQUESTS_PER_PEER_MAX, SUGGESTIONS_MAX};
+use crate::config::{BLOCK_BYTES, REQUESTS_PER_PEER_MAX, SUGGESTIONS_MAX};
 use crate::id::{Block, ConnId, PeerId, PieceIndex, Time};
+use crate::swarm::download::STALL;
 use crate::swarm::pieces::Sender;
 use crate::swarm::rate::Rate;
 use crate::wire::peer::{Extended, Handshake};
@@ -18,7 +19,7 @@ use crate::wire::peer::{Extended, Handshake};
 const PIPELINE: Duration = Duration::from_millis(25);
 /// And its share of this much of what all send together: a request waits behind blocks that go the same way, so who has
 /// few peers would otherwise settle at a low rate with each.
-const PIPELINE_TOGETHER: Duration = Duration::from_millis(40);
+const PIPELINE_TOGETHER: Duration = Duration::from_millis(30);
 /// Before rates are known all peers together are asked for this much: enough for a gigabit link's first round trips.
 const PIPELINE_BYTES_TOGETHER_MIN: u64 = 2 * 1024 * 1024;
 /// The same for clients that are not ours. Some look at their requests only now and then: Transmission 3.00 twice a
@@ -72,6 +73,8 @@ pub(super) struct Peer {
     pub(super) late: usize,
     /// Blocks that came unasked and were not late.
     pub(super) unrequested: usize,
+    /// It had room for requests when nothing was left to ask: what it gets now is asked at once.
+    pub(super) hungry: bool,
     /// The piece whose blocks it is asked for.
     pub(super) current: Option<PieceIndex>,
     /// Pieces that it would like to send (BEP 6), at most [`SUGGESTIONS_MAX`]; forgotten when it chokes.
@@ -130,6 +133,7 @@ impl Peer {
             asked_bytes: 0,
             late: 0,
             unrequested: 0,
+            hungry: true,
             current: None,
             suggested: VecDeque::new(),
             promised: Vec::new(),
@@ -153,9 +157,9 @@ impl Peer {
     }
 
     /// Takes what the extension handshake offers (BEP 10).
-    pub(super) fn extend(&mut self, extended: &Extended) {
+    pub(super) fn extend(&mut self, extended: &Extended, block_bytes: u32) {
         if let Some(block) = extended.block {
-            let whole_cells = block.min(LARGE_BLOCK_BYTES) / BLOCK_BYTES * BLOCK_BYTES;
+            let whole_cells = block.min(block_bytes) / BLOCK_BYTES * BLOCK_BYTES;
             self.block_len = whole_cells.max(BLOCK_BYTES);
         }
         if let Some(port) = extended.port
@@ -197,6 +201,11 @@ impl Peer {
             ahead(self.down.per_second(now), span).clamp(least, PIPELINE_BYTES_MAX)
         };
         target.saturating_sub(self.asked_bytes)
+    }
+
+    /// Whether it has sent nothing for [`STALL`] since it was asked then.
+    pub(super) fn is_silent(&self, now: Time, asked: Time) -> bool {
+        now.since(self.progress_at.max(asked)) > STALL
     }
 
     /// Notes a request.

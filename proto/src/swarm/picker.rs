@@ -11,6 +11,8 @@ use crate::bitfield::Bitfield;
 use crate::id::{Geometry, PieceIndex};
 
 const GONE: u32 = u32::MAX;
+/// Pieces that are looked at one by one before the sets are compared.
+const LOOKED_AT: usize = 32;
 
 /// The missing pieces by rarity.
 #[derive(Clone, Debug)]
@@ -20,6 +22,8 @@ pub struct Picker {
     order: Vec<u32>,
     /// Where a piece stands in `order`, or `GONE`.
     place: Vec<u32>,
+    /// The same pieces as a set.
+    waiting: Bitfield,
     /// How many peers that are not seeds have the piece.
     availability: Vec<u16>,
     /// `starts[a]` is where the bucket of availability `a` begins; the last entry is the end of `order`.
@@ -35,11 +39,16 @@ impl Picker {
             order.swap(i, rng.next_u64() as usize % (i + 1));
         }
         let mut place = vec![GONE; geometry.pieces() as usize];
+        let mut waiting = Bitfield::empty(geometry.pieces());
         for (i, piece) in order.iter().enumerate() {
             place[*piece as usize] = i as u32;
         }
+        for piece in geometry.all().filter(|p| !have.has(*p)) {
+            waiting.set(piece);
+        }
         let starts = vec![0, order.len() as u32];
-        Self { geometry, order, place, availability: vec![0; geometry.pieces() as usize], starts, seeds: 0 }
+        let availability = vec![0; geometry.pieces() as usize];
+        Self { geometry, order, place, waiting, availability, starts, seeds: 0 }
     }
 
     /// A peer with every piece came or went.
@@ -84,6 +93,7 @@ impl Picker {
         }
         self.order.pop();
         self.place[piece.index()] = GONE;
+        self.waiting.clear(piece);
     }
 
     /// The piece is to be picked again: its hash was wrong, or nobody works on it.
@@ -95,15 +105,21 @@ impl Picker {
         self.grow(a);
         self.place[piece.index()] = self.order.len() as u32;
         self.order.push(piece.get());
+        self.waiting.set(piece);
         for bucket in (a + 1..self.starts.len()).rev() {
             self.swap_to(piece.get(), self.starts[bucket]);
             self.starts[bucket] += 1;
         }
     }
 
-    /// The rarest missing piece that `them` has and `allowed` accepts.
-    pub fn pick(&self, them: &Bitfield, mut allowed: impl FnMut(PieceIndex) -> bool) -> Option<PieceIndex> {
-        self.order.iter().filter_map(|p| self.geometry.piece(*p)).find(|piece| them.has(*piece) && allowed(*piece))
+    /// The rarest missing piece that `them` has.
+    pub fn pick(&self, them: &Bitfield) -> Option<PieceIndex> {
+        let rarest = self.order.iter().take(LOOKED_AT).filter_map(|p| self.geometry.piece(*p));
+        rarest.clone().find(|piece| them.has(*piece)).or_else(|| {
+            // It has few that are waited for: those are looked at instead of all that are waited for.
+            let common = self.waiting.common(them).filter_map(|p| self.geometry.piece(p));
+            common.min_by_key(|piece| self.place[piece.index()])
+        })
     }
 
     /// Whether the piece waits to be picked.
@@ -172,11 +188,12 @@ mod tests {
             (0..count).for_each(|_| picker.more(p(piece)));
         }
         let mut them = Bitfield::full(4);
-        assert_eq!(picker.pick(&them, |_| true), Some(p(3)), "nobody else has it");
+        assert_eq!(picker.pick(&them), Some(p(3)), "nobody else has it");
         assert_eq!(picker.unavailable(), 1);
         them.clear(p(3));
-        assert_eq!(picker.pick(&them, |_| true), Some(p(1)));
-        assert_eq!(picker.pick(&them, |piece| piece != p(1)), Some(p(2)));
+        assert_eq!(picker.pick(&them), Some(p(1)));
+        them.clear(p(1));
+        assert_eq!(picker.pick(&them), Some(p(2)));
         picker.seed(true);
         assert_eq!((picker.unavailable(), picker.availability(p(2))), (0, 3));
     }

@@ -13,6 +13,8 @@ const BUCKET: u64 = 250_000_000;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Rate {
     buckets: [u64; BUCKETS as usize],
+    /// Of all buckets.
+    sum: u64,
     newest: u64,
     first: u64,
     total: u64,
@@ -24,14 +26,16 @@ impl Rate {
         let tick = now.0 / BUCKET;
         if self.total == 0 || tick >= self.newest + BUCKETS {
             self.buckets = [0; BUCKETS as usize];
+            self.sum = 0;
             self.first = tick;
             self.newest = tick;
         }
         while self.newest < tick {
             self.newest += 1;
-            self.buckets[(self.newest % BUCKETS) as usize] = 0;
+            self.sum -= std::mem::take(&mut self.buckets[(self.newest % BUCKETS) as usize]);
         }
         self.buckets[(tick % BUCKETS) as usize] += bytes;
+        self.sum += bytes;
         self.total += bytes;
     }
 
@@ -39,8 +43,9 @@ impl Rate {
     pub fn per_second(&self, now: Time) -> u64 {
         let tick = now.0 / BUCKET;
         let oldest = (tick + 1).saturating_sub(BUCKETS);
-        let bytes: u64 =
-            (oldest..=self.newest.min(tick)).filter(|t| *t + BUCKETS > self.newest).map(|t| self.bucket(t)).sum();
+        // What has fallen out of the window since the last bytes counts no more.
+        let fallen = (self.newest + 1).saturating_sub(BUCKETS)..oldest.min(self.newest + 1);
+        let bytes = self.sum - fallen.map(|tick| self.bucket(tick)).sum::<u64>();
         let since = oldest.max(self.first) * BUCKET;
         bytes * 1_000_000_000 / now.0.saturating_sub(since).max(BUCKET / 2)
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::{Input, Output, Start, Swarm};
 use crate::bitfield::Bitfield;
-use crate::config::{Mode, SeedTime};
+use crate::config::{LARGE_BLOCK_BYTES, Mode, SeedTime};
 use crate::id::{Block, ConnId, ImageIndex, NodeId, PeerId, PieceIndex, Time};
 use crate::io;
 use crate::testing::metainfo;
@@ -102,6 +102,7 @@ impl Room {
             stopped: false,
             master: false,
             buffer_bytes: 64 << 20,
+            block_bytes: LARGE_BLOCK_BYTES,
             seed: host as u64,
         };
         let swarm = Swarm::new(self.now, start);
@@ -298,13 +299,8 @@ impl Room {
                 let other = self.other(host, conn);
                 self.later(self.now + LATENCY, other, Input::Peer(conn, message));
             }
-            io::Output::Have { piece, .. } => {
-                for conn in 0..self.conns.len() {
-                    let (hosts, stands) = self.conns[conn];
-                    if !stands || !hosts.contains(&host) {
-                        continue;
-                    }
-                    let conn = ConnId(conn as u32);
+            io::Output::Have { piece, to, .. } => {
+                for conn in to {
                     let other = self.other(host, conn);
                     let have = crate::wire::peer::Message::Have(piece.get());
                     self.later(self.now + LATENCY, other, Input::Peer(conn, have));

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::room::Room;
 use super::*;
+use crate::config::LARGE_BLOCK_BYTES;
 use crate::wire::control::Neighbour;
 
 const MIB: u64 = 1 << 20;
@@ -270,6 +271,7 @@ impl Alone {
             stopped: false,
             master: false,
             buffer_bytes: 64 << 20,
+            block_bytes: LARGE_BLOCK_BYTES,
             seed: 1,
         };
         let mut alone = Self(Swarm::new(Time(0), start));

@@ -14,7 +14,7 @@ use std::time::Duration;
 use rand_chacha::rand_core::Rng;
 
 use super::Swarm;
-use crate::config::{REQUEST_BYTES_MAX, REQUESTS_PER_PEER_MAX, SUGGESTIONS_MAX};
+use crate::config::{BLOCK_BYTES, REQUESTS_PER_PEER_MAX, SUGGESTIONS_MAX};
 use crate::error::PeerMisbehaved;
 use crate::id::{Block, ConnId, PieceIndex, Time};
 use crate::io;
@@ -62,7 +62,7 @@ impl Swarm {
     /// A request of a peer.
     pub(super) fn requested(&mut self, now: Time, p: usize, range: Range) -> Result<(), PeerMisbehaved> {
         let Range { piece, offset, len } = range;
-        if len > REQUEST_BYTES_MAX {
+        if len > self.block_bytes.max(BLOCK_BYTES) {
             return Err(PeerMisbehaved::RequestTooLong(len));
         }
         let block =
@@ -141,12 +141,11 @@ impl Swarm {
         self.take_promises_back(p);
     }
 
-    /// Hands blocks to the driver, and unchokes while there is room.
-    pub(super) fn serve(&mut self, now: Time) {
+    /// Hands blocks to the driver.
+    fn serve(&mut self, now: Time) {
         if !self.life.uploads() {
             return;
         }
-        self.fill_slots(now);
         while self.upload.handed < 2 * self.handed_most(now) {
             let Some(p) = self.next_to_serve(now) else { break };
             self.hand(now, p);
@@ -175,7 +174,7 @@ impl Swarm {
                 self.choke(p);
             }
         }
-        self.serve(now);
+        self.fill_slots(now);
     }
 
     /// Chokes a peer and refuses what it waits for.
@@ -211,14 +210,18 @@ impl Swarm {
         self.master && !self.peers[p].seeder
     }
 
-    /// Unchokes who is interested, as far as there are slots.
-    fn fill_slots(&mut self, now: Time) {
+    /// Unchokes who is interested, as far as there are slots, and serves: somebody came, went, or changed his mind.
+    pub(super) fn fill_slots(&mut self, now: Time) {
+        if !self.life.uploads() {
+            return;
+        }
         for (ours, slots) in [(true, SLOTS), (false, FOREIGN_SLOTS)] {
             while self.unchoked(ours).count() < slots {
                 let Some(p) = self.next_in_line(ours) else { break };
                 self.unchoke(now, p);
             }
         }
+        self.serve(now);
     }
 
     fn unchoke(&mut self, now: Time, p: usize) {
@@ -233,18 +236,19 @@ impl Swarm {
     /// the oldest turn.
     fn next_to_serve(&self, now: Time) -> Option<usize> {
         let most = self.handed_most(now);
-        let ready = |p: &usize| {
-            let peer = &self.peers[*p];
-            let most = if peer.slow { 1 } else { most };
-            !peer.wanted.is_empty() && peer.handed < most
-        };
-        let rank = |p: &usize| {
-            let peer = &self.peers[*p];
-            (peer.slow, self.is_behind_seeders(*p), peer.wanted.front().is_some_and(|b| self.is_repeat(b)), peer.turn)
-        };
-        let best = |ours| self.unchoked(ours).filter(ready).min_by_key(rank);
-        let (first, second) = if self.upload.foreign_last { (true, false) } else { (false, true) };
-        best(first).or_else(|| best(second))
+        let mut best = None;
+        for (p, peer) in self.peers.iter().enumerate() {
+            let Some(front) = peer.wanted.front().filter(|_| !peer.am_choking) else { continue };
+            if peer.handed >= if peer.slow { 1 } else { most } {
+                continue;
+            }
+            let behind = peer.is_ours() != self.upload.foreign_last;
+            let rank = (behind, peer.slow, self.is_behind_seeders(p), self.is_repeat(front), peer.turn);
+            if best.is_none_or(|(least, _)| rank < least) {
+                best = Some((rank, p));
+            }
+        }
+        best.map(|(_, p)| p)
     }
 
     /// Whether this whole copy has sent that piece before: what nobody has goes first.

@@ -4,7 +4,8 @@
 
 use std::net::SocketAddr;
 
-use crate::config::{ANNOUNCE_INTERVAL, ANNOUNCE_MIN_INTERVAL, NUMWANT_DEFAULT, NUMWANT_MAX};
+use super::swarm::Found;
+use crate::config::{NUMWANT_MAX, TrackerConfig};
 use crate::id::{InfoHash, PeerId};
 use crate::wire::control::{ForeignPeer, Message, Neighbour, Neighbours};
 use crate::wire::http_tracker::{Announce, AnnounceEvent, Announced, TrackedPeer};
@@ -13,7 +14,6 @@ use crate::wire::http_tracker::{Announce, AnnounceEvent, Announced, TrackedPeer}
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refused {
     Unknown,
-    Port,
     BookFull,
     AddressFull,
 }
@@ -23,7 +23,6 @@ impl Refused {
     pub(super) fn reason(self) -> &'static str {
         match self {
             Self::Unknown => "Requested download is not authorized for use with this tracker.",
-            Self::Port => "port 0 cannot be connected to",
             Self::BookFull => "too many peers in this tracker, try again later",
             Self::AddressFull => "too many peers of this image at one address",
         }
@@ -39,7 +38,7 @@ pub(super) struct Visit {
 }
 
 impl Visit {
-    pub(super) fn of(announce: &Announce) -> Self {
+    pub(super) fn of(announce: &Announce, config: &TrackerConfig) -> Self {
         let peer = ForeignPeer {
             info_hash: announce.info_hash,
             // A socket for both families shows IPv4 clients as `::ffff:a.b.c.d`, which others cannot dial.
@@ -49,40 +48,50 @@ impl Visit {
             uploaded: announce.uploaded,
             downloaded: announce.downloaded,
         };
-        let wanted = announce.numwant.map_or(NUMWANT_DEFAULT, |n| NUMWANT_MAX.min(n as usize));
+        let wanted = announce.numwant.map_or(config.response_size, |n| NUMWANT_MAX.min(n as usize));
         let stopped = announce.event == AnnounceEvent::Stopped;
         Self { peer, wanted, stopped, completed: announce.event == AnnounceEvent::Completed }
     }
 }
 
 /// What a foreign client is told.
-pub(super) struct Answer {
+pub(super) struct Answer<T> {
     pub(super) complete: u32,
     pub(super) incomplete: u32,
-    pub(super) peers: Vec<(Neighbour, PeerId)>,
+    pub(super) peers: Vec<T>,
 }
 
-impl Answer {
-    pub(super) fn announced(self) -> Announced {
-        let tracked = |(neighbour, peer_id): (Neighbour, _)| TrackedPeer { addr: neighbour.addr, peer_id };
-        announced(self.complete, self.incomplete, self.peers.into_iter().map(tracked).collect())
+impl Found {
+    pub(super) fn tracked(self) -> TrackedPeer {
+        TrackedPeer { addr: self.addr, peer_id: self.peer_id }
     }
 
+    pub(super) fn neighbour(self) -> Neighbour {
+        Neighbour { node: self.node, addr: self.addr, complete: self.complete }
+    }
+}
+
+impl Answer<TrackedPeer> {
+    pub(super) fn announced(self, config: &TrackerConfig) -> Announced {
+        announced(config, self.complete, self.incomplete, self.peers)
+    }
+}
+
+impl Answer<Neighbour> {
     pub(super) fn neighbours(self, info_hash: InfoHash) -> Neighbours {
         let (complete, incomplete) = (self.complete, self.incomplete);
-        let neighbours = self.peers.into_iter().map(|(neighbour, _)| neighbour).collect();
-        Neighbours { info_hash, neighbours, complete, incomplete, stay: false }
+        Neighbours { info_hash, neighbours: self.peers, complete, incomplete, stay: false }
     }
 }
 
-fn announced(complete: u32, incomplete: u32, peers: Vec<TrackedPeer>) -> Announced {
-    let interval = ANNOUNCE_INTERVAL.as_secs() as u32;
-    Announced { interval, min_interval: ANNOUNCE_MIN_INTERVAL.as_secs() as u32, complete, incomplete, peers }
+fn announced(config: &TrackerConfig, complete: u32, incomplete: u32, peers: Vec<TrackedPeer>) -> Announced {
+    let (interval, min_interval) = (config.interval.as_secs() as u32, config.min_interval.as_secs() as u32);
+    Announced { interval, min_interval, complete, incomplete, peers }
 }
 
 /// At a follower: the message that passes a client's announce on to the master, under the follower's number.
-pub fn pass_on(id: u64, announce: &Announce) -> Message {
-    let Visit { peer, wanted, stopped, completed } = Visit::of(announce);
+pub fn pass_on(id: u64, announce: &Announce, config: &TrackerConfig) -> Message {
+    let Visit { peer, wanted, stopped, completed } = Visit::of(announce, config);
     Message::ForeignAnnounce { id, peer, numwant: wanted as u16, stopped, completed }
 }
 
@@ -91,11 +100,11 @@ pub fn pass_on(id: u64, announce: &Announce) -> Message {
 ///
 /// # Errors
 /// The `failure reason` if the master refused.
-pub fn passed_back(answer: Option<Neighbours>) -> Result<Announced, &'static str> {
+pub fn passed_back(answer: Option<Neighbours>, config: &TrackerConfig) -> Result<Announced, &'static str> {
     let answer = answer.ok_or(Refused::Unknown.reason())?;
     let tracked = |n: &Neighbour| TrackedPeer {
         addr: n.addr,
         peer_id: n.node.as_ref().map_or_else(PeerId::default, PeerId::of_node),
     };
-    Ok(announced(answer.complete, answer.incomplete, answer.neighbours.iter().map(tracked).collect()))
+    Ok(announced(config, answer.complete, answer.incomplete, answer.neighbours.iter().map(tracked).collect()))
 }

@@ -1,28 +1,28 @@
 //! One image's book: who has or wants it, how many have all of it, and who was told of whom.
 //!
 //! Rule: `complete` and `incomplete` are always the counts of the peers in the book, and `links` is always symmetric
-//! between peers that are there. Not here: which images are tracked, when to choose again, limits over all images.
+//! between our nodes that are there. Not here: which images are tracked, when to choose again, limits over all images.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::Rng;
 
 use super::Contact;
-use super::foreign::Refused;
+use super::clients::{Client, Clients, Place};
 use super::holders::Holders;
-use crate::config::{BOOK_PEERS_MAX, BOOK_PEERS_PER_ADDRESS, Mode, SEEDERS_WANTED};
+use crate::config::{FOREIGN_IN_GRAPH_MAX, Mode, SEEDERS_WANTED};
 use crate::id::{InfoHash, NodeId, PeerId, Time};
 use crate::neighbours::{self, Member, MemberId, Part, Site};
-use crate::wire::control::{ForeignPeer, Neighbour, Neighbours, NodeAnnounce};
+use crate::wire::control::{Neighbour, Neighbours, NodeAnnounce};
 
-/// Somebody who has or wants the image.
+/// One of our nodes that has or wants the image.
 #[derive(Clone, Debug)]
 pub(super) struct Peer {
-    pub(super) who: Who,
-    pub(super) addr: SocketAddr,
+    pub(super) contact: Contact,
+    mode: Mode,
     pub(super) left: u64,
     pub(super) uploaded: u64,
     pub(super) downloaded: u64,
@@ -30,15 +30,27 @@ pub(super) struct Peer {
     pub(super) seen: Time,
     /// It has said `completed`, which counts once.
     counted: bool,
-    /// Slots of its neighbours, in order.
-    links: Vec<u32>,
+    /// Its neighbours, in order.
+    links: Vec<Link>,
     told: Told,
 }
 
+/// A neighbour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Link {
+    /// The slot of one of our nodes.
+    Node(u32),
+    /// A foreign client, which may have left since.
+    Client(Place),
+}
+
+/// Somebody who is handed to a foreign client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Who {
-    Node { contact: Contact, mode: Mode },
-    Client { peer_id: PeerId },
+pub(super) struct Found {
+    pub(super) node: Option<NodeId>,
+    pub(super) addr: SocketAddr,
+    pub(super) peer_id: PeerId,
+    pub(super) complete: bool,
 }
 
 /// What a node knows of its neighbours.
@@ -51,45 +63,42 @@ enum Told {
 }
 
 impl Peer {
-    fn complete(&self) -> bool {
+    pub(super) fn complete(&self) -> bool {
         self.left == 0
     }
 
-    fn part(&self) -> Part {
-        match (self.who, self.complete()) {
-            (Who::Node { .. }, true) => Part::Whole,
-            (Who::Node { mode: Mode::Seeder, .. }, false) => Part::Seeder,
-            (Who::Node { mode: Mode::Peer, .. }, false) => Part::Peer,
-            (Who::Node { mode: Mode::Leecher, .. }, false) => Part::Leecher,
-            (Who::Client { .. }, true) => Part::ForeignWhole,
-            (Who::Client { .. }, false) => Part::Foreign,
-        }
-    }
-
-    pub(super) fn node(&self) -> Option<NodeId> {
-        match self.who {
-            Who::Node { contact, .. } => Some(contact.node),
-            Who::Client { .. } => None,
-        }
-    }
-
-    pub(super) fn peer_id(&self) -> PeerId {
-        match self.who {
-            Who::Node { contact, .. } => PeerId::of_node(&contact.node),
-            Who::Client { peer_id } => peer_id,
-        }
-    }
-
     fn member(&self) -> Member {
-        let (id, site) = match self.who {
-            Who::Node { contact, .. } => (MemberId::of_node(&contact.node), contact.site),
-            Who::Client { .. } => (MemberId::of_client(&self.addr), Site::default()),
+        let part = match (self.mode, self.complete()) {
+            (_, true) => Part::Whole,
+            (Mode::Seeder, false) => Part::Seeder,
+            (Mode::Peer, false) => Part::Peer,
+            (Mode::Leecher, false) => Part::Leecher,
         };
-        Member { id, site, part: self.part() }
+        Member { id: MemberId::of_node(&self.contact.node), site: self.contact.site, part }
+    }
+
+    fn found(&self) -> Found {
+        let Contact { node, addr, .. } = self.contact;
+        Found { node: Some(node), addr, peer_id: PeerId::of_node(&node), complete: self.complete() }
     }
 
     fn neighbour(&self) -> Neighbour {
-        Neighbour { node: self.node(), addr: self.addr, complete: self.complete() }
+        Neighbour { node: Some(self.contact.node), addr: self.contact.addr, complete: self.complete() }
+    }
+}
+
+impl Client {
+    fn member(&self) -> Member {
+        let part = if self.complete() { Part::ForeignWhole } else { Part::Foreign };
+        Member { id: MemberId::of_client(&self.addr()), site: Site::default(), part }
+    }
+
+    fn found(&self) -> Found {
+        Found { node: None, addr: self.addr(), peer_id: self.peer_id, complete: self.complete() }
+    }
+
+    fn neighbour(&self) -> Neighbour {
+        Neighbour { node: None, addr: self.addr(), complete: self.complete() }
     }
 }
 
@@ -106,8 +115,8 @@ pub(super) struct Change {
 pub(super) struct Swarm {
     /// The catalogue has the image; foreign clients are answered.
     pub(super) tracked: bool,
-    /// How often somebody said `completed`.
-    pub(super) downloaded: u64,
+    /// The foreign clients.
+    pub(super) clients: Clients,
     /// Who has a whole copy, in the swarm or idle.
     pub(super) holders: Holders,
     /// When neighbours were chosen last, and when they will be.
@@ -118,7 +127,7 @@ pub(super) struct Swarm {
     slots: Vec<Option<Peer>>,
     free: Vec<u32>,
     nodes: BTreeMap<NodeId, u32>,
-    clients: BTreeMap<SocketAddr, u32>,
+    /// Of our nodes.
     complete: u32,
     incomplete: u32,
 }
@@ -126,19 +135,13 @@ pub(super) struct Swarm {
 impl Swarm {
     /// Whole copies and others.
     pub(super) fn counts(&self) -> (u32, u32) {
-        (self.complete, self.incomplete)
+        let (complete, incomplete) = self.clients.counts();
+        (self.complete + complete, self.incomplete + incomplete)
     }
 
+    /// Our nodes.
     pub(super) fn peers(&self) -> impl Iterator<Item = &Peer> {
         self.slots.iter().flatten()
-    }
-
-    pub(super) fn clients(&self) -> usize {
-        self.clients.len()
-    }
-
-    pub(super) fn has_client(&self, addr: &SocketAddr) -> bool {
-        self.clients.contains_key(addr)
     }
 
     pub(super) fn has_node(&self, node: &NodeId) -> bool {
@@ -147,12 +150,12 @@ impl Swarm {
 
     /// Our own nodes with everything: what idle copies are weighed against. A foreign client may say what it likes.
     pub(super) fn seeding_nodes(&self) -> usize {
-        self.nodes.values().filter(|slot| self.peer(**slot).complete()).count()
+        self.complete as usize
     }
 
     /// Nothing would be lost by forgetting this swarm.
     pub(super) fn is_idle(&self) -> bool {
-        !self.tracked && self.nodes.is_empty() && self.clients.is_empty() && self.holders.is_empty()
+        !self.tracked && self.nodes.is_empty() && self.clients.len() == 0 && self.holders.is_empty()
     }
 
     fn peer(&self, slot: u32) -> &Peer {
@@ -182,8 +185,9 @@ impl Swarm {
         let peer = self.slots[slot as usize].take().expect("indexes name slots that are taken");
         *self.count(peer.complete()) -= 1;
         for neighbour in peer.links {
+            let Link::Node(neighbour) = neighbour else { continue };
             let neighbour = self.peer_mut(neighbour);
-            neighbour.links.retain(|l| *l != slot);
+            neighbour.links.retain(|l| *l != Link::Node(slot));
             neighbour.told = Told::Stale;
         }
         self.free.push(slot);
@@ -200,15 +204,13 @@ impl Swarm {
             *self.count(before.0) -= 1;
             *self.count(after.0) += 1;
         }
-        let completed = before.1 != after.1;
-        self.downloaded += u64::from(completed);
-        Change { regroup: before.0 != after.0, completed }
+        Change { regroup: before.0 != after.0, completed: before.1 != after.1 }
     }
 
-    fn join(&mut self, now: Time, who: Who, addr: SocketAddr, left: u64) -> u32 {
+    fn join(&mut self, now: Time, contact: Contact, mode: Mode, left: u64) -> u32 {
         let (uploaded, downloaded, counted) = (0, 0, false);
         let (links, told) = (Vec::new(), Told::Stale);
-        self.take_slot(Peer { who, addr, left, uploaded, downloaded, seen: now, counted, links, told })
+        self.take_slot(Peer { contact, mode, left, uploaded, downloaded, seen: now, counted, links, told })
     }
 
     /// One of our nodes announces and stays.
@@ -219,11 +221,10 @@ impl Swarm {
             downloaded: announce.downloaded,
             completed: announce.completed,
         };
-        let who = Who::Node { contact, mode: announce.mode };
         let known = self.nodes.get(&contact.node).copied();
         // A node that moved is another neighbour to everybody, so it leaves and joins.
         let moved = known.filter(|slot| {
-            let Who::Node { contact: before, .. } = self.peer(*slot).who else { return false };
+            let before = self.peer(*slot).contact;
             (before.addr, before.site) != (contact.addr, contact.site)
         });
         let counted = moved.is_some_and(|slot| self.peer(slot).counted);
@@ -232,12 +233,12 @@ impl Swarm {
         }
         let (slot, joined) = match known.filter(|_| moved.is_none()) {
             Some(slot) => (slot, false),
-            None => (self.join(now, who, contact.addr, announce.left), true),
+            None => (self.join(now, contact, announce.mode, announce.left), true),
         };
         self.nodes.insert(contact.node, slot);
         let peer = self.peer_mut(slot);
-        let regroup = joined || peer.who != who;
-        peer.who = who;
+        let regroup = joined || (peer.contact, peer.mode) != (contact, announce.mode);
+        (peer.contact, peer.mode) = (contact, announce.mode);
         peer.counted |= counted;
         let change = self.update(now, slot, figures);
         self.holders.joined(&contact.node);
@@ -251,53 +252,6 @@ impl Swarm {
             self.give_slot(slot);
         }
         slot.is_some()
-    }
-
-    /// A foreign client announces and stays.
-    ///
-    /// # Errors
-    /// If it is new and this image, or its address, has too many peers.
-    pub(super) fn client_announces(
-        &mut self,
-        now: Time,
-        peer: &ForeignPeer,
-        completed: bool,
-    ) -> Result<Change, Refused> {
-        let who = Who::Client { peer_id: PeerId(peer.peer_id) };
-        let (slot, joined) = match self.clients.get(&peer.addr) {
-            Some(slot) => (*slot, false),
-            None if self.clients.len() >= BOOK_PEERS_MAX => return Err(Refused::BookFull),
-            None if self.clients_at(peer.addr.ip()) >= BOOK_PEERS_PER_ADDRESS => return Err(Refused::AddressFull),
-            None => (self.join(now, who, peer.addr, peer.left), true),
-        };
-        self.clients.insert(peer.addr, slot);
-        self.peer_mut(slot).who = who;
-        let figures = Figures { left: peer.left, uploaded: peer.uploaded, downloaded: peer.downloaded, completed };
-        let change = self.update(now, slot, figures);
-        Ok(Change { regroup: joined || change.regroup, ..change })
-    }
-
-    fn clients_at(&self, ip: IpAddr) -> usize {
-        self.clients.range(SocketAddr::new(ip, 0)..=SocketAddr::new(ip, u16::MAX)).count()
-    }
-
-    /// A foreign client leaves; whether it was there.
-    pub(super) fn client_leaves(&mut self, addr: &SocketAddr) -> bool {
-        let slot = self.clients.remove(addr);
-        if let Some(slot) = slot {
-            self.give_slot(slot);
-        }
-        slot.is_some()
-    }
-
-    /// Removes the foreign clients that `keep` refuses; how many.
-    pub(super) fn retain_clients(&mut self, keep: impl Fn(&Peer) -> bool) -> usize {
-        let gone: Vec<SocketAddr> =
-            self.clients.iter().filter(|(_, slot)| !keep(self.peer(**slot))).map(|(addr, _)| *addr).collect();
-        for addr in &gone {
-            self.client_leaves(addr);
-        }
-        gone.len()
     }
 
     /// Lets those of our nodes leave that are not to be kept; whether any was.
@@ -323,63 +277,83 @@ impl Swarm {
         self.holders = Holders::default();
     }
 
-    pub(super) fn touch_clients(&mut self, now: Time) {
-        self.slots.iter_mut().flatten().filter(|p| p.node().is_none()).for_each(|p| p.seen = now);
-    }
-
-    /// The foreign clients as deputies keep them.
-    pub(super) fn foreign(&self, info_hash: InfoHash) -> impl Iterator<Item = ForeignPeer> {
-        self.clients.iter().map(move |(addr, slot)| {
-            let Peer { left, uploaded, downloaded, .. } = *self.peer(*slot);
-            let peer_id = self.peer(*slot).peer_id().0;
-            ForeignPeer { info_hash, addr: *addr, peer_id, left, uploaded, downloaded }
-        })
-    }
-
-    /// At most `wanted` others at random for a foreign client; whoever has everything first, for that is where a
-    /// client begins to dial. A seed is told of no seed.
-    pub(super) fn sample(
+    /// At most `wanted` others at random for a foreign client, as `tell` puts them; whoever has everything first, for
+    /// that is where a client begins to dial. A seed is told of no seed.
+    ///
+    /// The swarm is cut into `wanted` equal parts, and one is drawn from each: everybody has the same chance, nobody
+    /// comes twice, and the time does not depend on the size of the swarm's foreign part.
+    pub(super) fn sample<T>(
         &self,
         rng: &mut ChaCha8Rng,
         asking: &SocketAddr,
         seed: bool,
         wanted: usize,
-    ) -> Vec<(Neighbour, PeerId)> {
+        tell: impl Fn(Found) -> T,
+    ) -> Vec<T> {
         // A node that does not know its address is found by our own nodes only.
-        let dialable = |p: &&Peer| p.addr != *asking && !p.addr.ip().is_unspecified();
-        let mut pool: Vec<&Peer> = self.peers().filter(|p| dialable(p) && !(seed && p.complete())).collect();
-        let wanted = wanted.min(pool.len());
-        for at in 0..wanted {
-            let rest = (pool.len() - at) as u64;
-            let chosen = at + ((u64::from(rng.next_u32()) * rest) >> 32) as usize;
-            pool.swap(at, chosen);
+        let dialable = |p: &&Peer| !p.contact.addr.ip().is_unspecified() && p.contact.addr != *asking;
+        let (whole, others): (Vec<&Peer>, Vec<&Peer>) = self.peers().filter(dialable).partition(|p| p.complete());
+        let whole = if seed { &[][..] } else { &whole };
+        let seeds = if seed { &[][..] } else { self.clients.seeds() };
+        let leechers = self.clients.leechers();
+        let found = |at: usize| -> Found {
+            let mut rest = at;
+            if let Some(peer) = whole.get(rest) {
+                return peer.found();
+            }
+            rest -= whole.len();
+            if let Some(client) = seeds.get(rest) {
+                return client.found();
+            }
+            rest -= seeds.len();
+            others.get(rest).map_or_else(|| leechers[rest - others.len()].found(), |peer| peer.found())
+        };
+        let before_leechers = whole.len() + seeds.len() + others.len();
+        let own = match self.clients.shown_at(&Place::from(*asking)) {
+            Some((true, at)) if !seed => whole.len() + at,
+            Some((false, at)) => before_leechers + at,
+            Some((true, _)) | None => usize::MAX,
+        };
+        let all = before_leechers + leechers.len() - usize::from(own != usize::MAX);
+        let wanted = wanted.min(all);
+        let mut told = Vec::with_capacity(wanted);
+        for part in 0..wanted {
+            let (from, to) = (part * all / wanted, (part + 1) * all / wanted);
+            let at = from + ((u64::from(rng.next_u32()) * (to - from) as u64) >> 32) as usize;
+            told.push(tell(found(if at >= own { at + 1 } else { at })));
         }
-        pool.truncate(wanted);
-        pool.sort_by_key(|p| !p.complete());
-        pool.into_iter().map(|p| (p.neighbour(), p.peer_id())).collect()
+        told
+    }
+
+    /// Those of the foreign clients that our nodes may be told of: some, if there are many.
+    fn foreign_members(&self) -> impl Iterator<Item = &Client> {
+        let half = FOREIGN_IN_GRAPH_MAX / 2;
+        self.clients.seeds().iter().take(half).chain(self.clients.leechers().iter().take(half))
     }
 
     /// Chooses everybody's neighbours again; who must be told what.
     pub(super) fn regroup(&mut self, info_hash: InfoHash, me: &NodeId) -> Vec<(NodeId, Neighbours)> {
-        let slots: Vec<u32> = (0..self.slots.len() as u32).filter(|s| self.slots[*s as usize].is_some()).collect();
-        let members: Vec<Member> = slots.iter().map(|s| self.peer(*s).member()).collect();
+        let slots = (0..self.slots.len() as u32).filter(|s| self.slots[*s as usize].is_some());
+        let mut links: Vec<Link> = slots.map(Link::Node).collect();
+        let nodes = links.len();
+        links.extend(self.foreign_members().map(|client| Link::Client(client.place())));
+        let members = self.peers().map(Peer::member).chain(self.foreign_members().map(Client::member));
+        let members: Vec<Member> = members.collect();
         let graph = neighbours::choose(&info_hash, &members);
         let staying = self.staying(me);
         let mut news = Vec::new();
-        for (member, slot) in slots.iter().enumerate() {
-            let complete = self.peer(*slot).complete();
-            let mut links: Vec<u32> = graph.of(member).iter().map(|m| slots[*m as usize]).collect();
-            links.retain(|other| !(complete && self.peer(*other).complete()));
-            links.sort_unstable();
-            let peer = self.peer_mut(*slot);
-            let Some(node) = peer.node() else {
-                peer.links = links;
-                continue;
-            };
-            let told = Told::Stay(staying.contains(&node));
-            if peer.links != links || peer.told != told {
-                (peer.links, peer.told) = (links, told);
-                news.push((node, *slot));
+        for (member, link) in links[..nodes].iter().enumerate() {
+            let Link::Node(slot) = *link else { continue };
+            let complete = self.peer(slot).complete();
+            let whole = |other: u32| matches!(members[other as usize].part, Part::Whole | Part::ForeignWhole);
+            let chosen = graph.of(member).iter().filter(|other| !(complete && whole(**other)));
+            let mut chosen: Vec<Link> = chosen.map(|other| links[*other as usize]).collect();
+            chosen.sort_unstable();
+            let peer = self.peer_mut(slot);
+            let told = Told::Stay(staying.contains(&peer.contact.node));
+            if peer.links != chosen || peer.told != told {
+                (peer.links, peer.told) = (chosen, told);
+                news.push((peer.contact.node, slot));
             }
         }
         news.into_iter().map(|(node, slot)| (node, self.neighbours_at(info_hash, slot))).collect()
@@ -387,14 +361,10 @@ impl Swarm {
 
     /// Whoever of our nodes should not leave, as [`super`] explains.
     fn staying(&self, me: &NodeId) -> Vec<NodeId> {
-        if self.incomplete > 0 {
+        if self.counts().1 > 0 {
             return self.nodes.keys().copied().collect();
         }
-        let contacts = self.peers().filter_map(|p| match p.who {
-            Who::Node { contact, .. } => Some(contact),
-            Who::Client { .. } => None,
-        });
-        let mut ranked: Vec<Contact> = contacts.collect();
+        let mut ranked: Vec<Contact> = self.peers().map(|p| p.contact).collect();
         ranked.sort_unstable_by_key(|c| (c.node != *me, Reverse(c.weight), c.node));
         ranked.iter().take(SEEDERS_WANTED).map(|c| c.node).collect()
     }
@@ -414,24 +384,24 @@ impl Swarm {
 
     fn neighbours_at(&self, info_hash: InfoHash, slot: u32) -> Neighbours {
         let peer = self.peer(slot);
+        let neighbour = |link: &Link| match link {
+            Link::Node(slot) => Some(self.peer(*slot).neighbour()),
+            Link::Client(place) => self.clients.get(place).map(Client::neighbour),
+        };
+        let (complete, incomplete) = self.counts();
         Neighbours {
             info_hash,
-            neighbours: peer.links.iter().map(|l| self.peer(*l).neighbour()).collect(),
-            complete: self.complete,
-            incomplete: self.incomplete,
+            neighbours: peer.links.iter().filter_map(neighbour).collect(),
+            complete,
+            incomplete,
             stay: peer.told == Told::Stay(true),
         }
     }
 
     /// The sites where one of our nodes misses a piece.
     pub(super) fn sites_in_need(&self) -> Vec<Site> {
-        let mut sites: Vec<Site> = self
-            .peers()
-            .filter_map(|p| match p.who {
-                Who::Node { contact, .. } if !p.complete() => Some(contact.site),
-                _ => None,
-            })
-            .collect();
+        let missing = self.peers().filter(|p| !p.complete());
+        let mut sites: Vec<Site> = missing.map(|p| p.contact.site).collect();
         sites.sort_unstable();
         sites.dedup();
         sites

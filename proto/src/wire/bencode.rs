@@ -6,6 +6,7 @@
 //! Reading goes through `bip_bencode`. Its own recursion limit does stop a hundred megabytes of `l`, but nothing in
 //! it stops a flat list of two-byte values from becoming thirty times its size in memory.
 
+use std::io::Write as _;
 use std::ops::Range;
 
 use bip_bencode::{BDecodeOpt, BRefAccess, BencodeParseErrorKind, BencodeRef};
@@ -161,8 +162,7 @@ pub fn write_list(out: &mut Vec<u8>, fill: impl FnOnce(&mut Vec<u8>)) {
 
 /// Appends a byte string.
 pub fn write_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
-    out.extend_from_slice(bytes.len().to_string().as_bytes());
-    out.push(b':');
+    write!(out, "{}:", bytes.len()).expect("a vector takes every byte");
     out.extend_from_slice(bytes);
 }
 
@@ -181,9 +181,7 @@ impl DictWriter<'_> {
     /// As all methods here, if `key` does not come after the key before it: our own mistake.
     pub fn int(&mut self, key: &[u8], value: impl Into<i128>) {
         self.entry(key, |out| {
-            out.push(b'i');
-            out.extend_from_slice(value.into().to_string().as_bytes());
-            out.push(b'e');
+            write!(out, "i{}e", value.into()).expect("a vector takes every byte");
         });
     }
 

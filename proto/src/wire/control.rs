@@ -19,7 +19,7 @@ pub use check::BadMessage;
 
 /// An Ed25519 signature. `proto` neither makes nor checks it: the driver signs what this node says and drops what
 /// does not verify before it becomes an input. In the simulator it is zero.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Signature(pub [u8; 64]);
 
 impl Default for Signature {
@@ -78,7 +78,7 @@ impl std::fmt::Debug for Signature {
 }
 
 /// The master lives. Signed by `epoch.node`, so that anybody may relay it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Beat {
     /// Whose heartbeat, in which term.
     pub epoch: Epoch,
@@ -99,7 +99,7 @@ pub struct Beat {
 }
 
 /// What a node says of itself when it greets.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Member {
     /// Who it is.
     pub id: NodeId,
@@ -122,7 +122,7 @@ pub struct Member {
 }
 
 /// A member in the master's roster.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct RosterEntry {
     /// Who and where.
     pub member: Member,
@@ -131,7 +131,7 @@ pub struct RosterEntry {
 }
 
 /// The roster, or what changed in it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct RosterDelta {
     /// The master that publishes it; versions of another epoch do not compare.
     pub epoch: Epoch,
@@ -148,7 +148,7 @@ pub struct RosterDelta {
 }
 
 /// One image that a node holds or fetches.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Holding {
     /// Relative path in the cache, `ou1/win10.img`.
     pub name: String,
@@ -163,7 +163,7 @@ pub struct Holding {
 }
 
 /// Everything that a node holds: small enough to be sent whole when it changes.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Holdings {
     /// Counts up with every change on that node.
     pub version: u64,
@@ -172,7 +172,7 @@ pub struct Holdings {
 }
 
 /// One image of the mesh. One name with two contents is two records.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ImageRecord {
     /// Relative path, `ou1/win10.img`.
     pub name: String,
@@ -189,7 +189,7 @@ pub struct ImageRecord {
 }
 
 /// The catalogue, or what changed in it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct CatalogueDelta {
     /// The master that publishes it.
     pub epoch: Epoch,
@@ -199,12 +199,26 @@ pub struct CatalogueDelta {
     pub to: u64,
     /// Images that are new or changed.
     pub changed: Vec<ImageRecord>,
+    /// Images that only have more copies.
+    pub copied: Vec<Copied>,
     /// Images that nobody offers any more.
     pub gone: Vec<InfoHash>,
 }
 
+/// An image that has more copies than before, and is what it was otherwise. A room of a thousand completes its copies
+/// within a second: everybody is told of each once, and not of all again with each.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Copied {
+    /// Which image.
+    pub info_hash: InfoHash,
+    /// Who has a whole copy too.
+    pub holders: Vec<NodeId>,
+    /// How often a copy was completed since the image appeared.
+    pub downloaded: u64,
+}
+
 /// A node's announce to the tracker, by control message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct NodeAnnounce {
     /// The image.
     pub info_hash: InfoHash,
@@ -225,7 +239,7 @@ pub struct NodeAnnounce {
 }
 
 /// A neighbour that the tracker chose.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Neighbour {
     /// Which of our nodes, if it is one.
     pub node: Option<NodeId>,
@@ -236,7 +250,7 @@ pub struct Neighbour {
 }
 
 /// The tracker's answer to a node.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Neighbours {
     /// The image.
     pub info_hash: InfoHash,
@@ -251,7 +265,7 @@ pub struct Neighbours {
 }
 
 /// A foreign client in the tracker's book, replicated so that a new master does not lose it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ForeignPeer {
     /// The image.
     pub info_hash: InfoHash,
@@ -268,16 +282,37 @@ pub struct ForeignPeer {
 }
 
 /// The part of the tracker's book that announces alone would not restore.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct BookReplica {
     /// Foreign clients.
     pub peers: Vec<ForeignPeer>,
     /// How often each image was completed.
     pub downloaded: Vec<(InfoHash, u64)>,
+    /// What people call torrents that are not in the catalogue.
+    pub names: Vec<RegisteredName>,
+}
+
+/// What a person calls a torrent of an open tracker that no cache of ours holds.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct RegisteredName {
+    /// The torrent.
+    pub info_hash: InfoHash,
+    /// Its name: 1 to [`crate::config::TORRENT_NAME_BYTES_MAX`] bytes without control characters.
+    pub name: String,
+    /// Its bytes.
+    pub size: u64,
+}
+
+impl RegisteredName {
+    /// Whether the name may be shown and kept.
+    pub fn is_good(&self) -> bool {
+        let fits = (1..=crate::config::TORRENT_NAME_BYTES_MAX).contains(&self.name.len());
+        fits && !self.name.chars().any(char::is_control) && self.name.trim() == self.name
+    }
 }
 
 /// One transfer on one node, for pages and `status`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct TransferReport {
     /// The image.
     pub info_hash: InfoHash,
@@ -298,7 +333,7 @@ pub struct TransferReport {
 }
 
 /// What a copy is doing, in the words of `status`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TransferState {
     /// Its file is being opened and its journal read.
@@ -318,7 +353,7 @@ pub enum TransferState {
 }
 
 /// Everything that one node says to another over the control plane.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Message {
     /// A heartbeat by the second path (gossip) or relayed by somebody who objects to a claim.
     Beat(Beat),

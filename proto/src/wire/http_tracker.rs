@@ -6,7 +6,6 @@
 //! Query strings are read as bttrack reads them: of a repeated key the first counts, `+` is itself and not a space
 //! (a hash may hold one), hexadecimal digits may be of either case, and a `%` without two of them is itself.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
@@ -14,7 +13,7 @@ use crate::id::{InfoHash, PeerId};
 use crate::wire::bencode::{self, DictWriter};
 
 /// What the client says has just happened (BEP 3 `event`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum AnnounceEvent {
     /// Nothing: a regular announce.
     #[default]
@@ -28,7 +27,7 @@ pub enum AnnounceEvent {
 }
 
 /// One announce, whether it came by HTTP or by UDP.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Announce {
     /// The image.
     pub info_hash: InfoHash,
@@ -36,7 +35,7 @@ pub struct Announce {
     pub peer_id: PeerId,
     /// Where the announce came from; the only address that a client may announce.
     pub source: IpAddr,
-    /// Where the client listens.
+    /// Where the client listens; 0 = nowhere.
     pub port: u16,
     /// Bytes it has sent.
     pub uploaded: u64,
@@ -55,7 +54,7 @@ pub struct Announce {
 }
 
 /// What the tracker answers.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Announced {
     /// Seconds until the next announce.
     pub interval: u32,
@@ -70,7 +69,7 @@ pub struct Announced {
 }
 
 /// A peer as the tracker hands it out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TrackedPeer {
     /// Where it listens.
     pub addr: SocketAddr,
@@ -79,7 +78,7 @@ pub struct TrackedPeer {
 }
 
 /// One swarm's counters (BEP 48).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Scraped {
     /// The image.
     pub info_hash: InfoHash,
@@ -94,7 +93,7 @@ pub struct Scraped {
 }
 
 /// Why a query string is no announce or scrape; bttrack's words, which follow `you sent me garbage - `.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum BadQuery {
     /// `info_hash` is missing.
     #[error("no info hash")]
@@ -105,7 +104,7 @@ pub enum BadQuery {
     /// `peer_id` is missing or something else.
     #[error("id not of length 20")]
     PeerId,
-    /// `port` is missing or not 1 to 65535.
+    /// `port` is missing or not 0 to 65535.
     #[error("invalid port")]
     Port,
     /// `left` is missing or no number: without it a leecher would pass for a seed.
@@ -120,36 +119,80 @@ pub enum BadQuery {
 }
 
 impl Announce {
-    /// Reads the query string of `/announce`, what stands behind the `?`. `ip=` is ignored: only `source` counts.
-    /// Peers are wanted compact unless it says `compact=0`, as BEP 23 lets a tracker decide.
+    /// Reads the query string of `/announce`, what stands behind the `?`. The address is `source`; see [`claimed_ip`].
+    /// Peers are wanted compact unless it says `compact=0`, as BEP 23 lets a tracker decide. Everything else that clients
+    /// send is let pass (`key`, `trackerid`, `supportcrypto`, `corrupt`, `redundant`, `ipv6` ...).
     ///
     /// # Errors
     /// If a key that matters is missing or makes no sense. An unknown `event` or `numwant` counts as absent.
     pub fn parse(query: &str, source: IpAddr) -> Result<Self, BadQuery> {
-        let amount = |key, error| values(query, key).next().map(|value| value.parse().map_err(|_| error)).transpose();
-        let info_hash = values(query, "info_hash").next().ok_or(BadQuery::NoInfoHash)?;
-        let peer_id = unquote(values(query, "peer_id").next().unwrap_or_default());
-        let port = values(query, "port").next().and_then(|value| value.parse().ok());
-        let numwant = values(query, "numwant").next().and_then(|value| value.parse::<i64>().ok());
+        let keys = Keys::of(query);
+        let amount = |value: Option<&str>, error| value.map(|value| value.parse().map_err(|_| error)).transpose();
+        let numwant = keys.numwant.and_then(|value| value.parse::<i64>().ok());
         Ok(Self {
-            info_hash: unquote(info_hash)[..].try_into().map(InfoHash).map_err(|_| BadQuery::InfoHash)?,
-            peer_id: peer_id[..].try_into().map(PeerId).map_err(|_| BadQuery::PeerId)?,
+            info_hash: InfoHash(twenty(keys.info_hash.ok_or(BadQuery::NoInfoHash)?).ok_or(BadQuery::InfoHash)?),
+            peer_id: PeerId(keys.peer_id.and_then(twenty).ok_or(BadQuery::PeerId)?),
             source: source.to_canonical(),
-            port: port.filter(|port| *port != 0).ok_or(BadQuery::Port)?,
-            uploaded: amount("uploaded", BadQuery::Uploaded)?.unwrap_or(0),
-            downloaded: amount("downloaded", BadQuery::Downloaded)?.unwrap_or(0),
-            left: amount("left", BadQuery::Left)?.ok_or(BadQuery::Left)?,
-            event: match values(query, "event").next() {
+            port: keys.port.and_then(|value| value.parse().ok()).ok_or(BadQuery::Port)?,
+            uploaded: amount(keys.uploaded, BadQuery::Uploaded)?.unwrap_or(0),
+            downloaded: amount(keys.downloaded, BadQuery::Downloaded)?.unwrap_or(0),
+            left: amount(keys.left, BadQuery::Left)?.ok_or(BadQuery::Left)?,
+            event: match keys.event {
                 Some("started") => AnnounceEvent::Started,
                 Some("completed") => AnnounceEvent::Completed,
                 Some("stopped") => AnnounceEvent::Stopped,
                 _ => AnnounceEvent::None,
             },
             numwant: numwant.filter(|n| *n >= 0).map(|n| u32::try_from(n).unwrap_or(u32::MAX)),
-            compact: values(query, "compact").next() != Some("0"),
-            no_peer_id: values(query, "no_peer_id").next().is_some_and(|value| value != "0"),
+            compact: keys.compact != Some("0"),
+            no_peer_id: keys.no_peer_id.is_some_and(|value| value != "0"),
         })
     }
+}
+
+/// The first value of each key that matters, still quoted. One pass, since this is where an announce takes its time.
+#[derive(Default)]
+struct Keys<'q> {
+    info_hash: Option<&'q str>,
+    peer_id: Option<&'q str>,
+    port: Option<&'q str>,
+    uploaded: Option<&'q str>,
+    downloaded: Option<&'q str>,
+    left: Option<&'q str>,
+    event: Option<&'q str>,
+    numwant: Option<&'q str>,
+    compact: Option<&'q str>,
+    no_peer_id: Option<&'q str>,
+}
+
+impl<'q> Keys<'q> {
+    fn of(query: &'q str) -> Self {
+        let mut keys = Self::default();
+        for (key, value) in pairs(query) {
+            let place = match key {
+                "info_hash" => &mut keys.info_hash,
+                "peer_id" => &mut keys.peer_id,
+                "port" => &mut keys.port,
+                "uploaded" => &mut keys.uploaded,
+                "downloaded" => &mut keys.downloaded,
+                "left" => &mut keys.left,
+                "event" => &mut keys.event,
+                "numwant" => &mut keys.numwant,
+                "compact" => &mut keys.compact,
+                "no_peer_id" => &mut keys.no_peer_id,
+                _ => continue,
+            };
+            place.get_or_insert(value);
+        }
+        keys
+    }
+}
+
+/// The address that an announce names for itself by `ip=` (BEP 3). Believed of configured proxies only: of anybody else
+/// it would make this tracker send others where nobody asked for them.
+pub fn claimed_ip(query: &str) -> Option<IpAddr> {
+    let ip: IpAddr = pairs(query).find(|(key, _)| *key == "ip")?.1.parse().ok()?;
+    Some(ip.to_canonical())
 }
 
 /// Reads the images that `/scrape` or `/file` is asked for, in order: any number of `info_hash=` (20 bytes, percent
@@ -158,37 +201,37 @@ impl Announce {
 /// # Errors
 /// If one of them is neither.
 pub fn parse_info_hashes(query: &str) -> Result<Vec<InfoHash>, BadQuery> {
-    let hash = |value: &str| {
-        let bytes = unquote(value);
-        let raw = bytes[..].try_into().map(InfoHash).ok();
-        raw.or_else(|| value.parse().ok()).ok_or(BadQuery::InfoHash)
-    };
+    let hash = |value: &str| twenty(value).map(InfoHash).or_else(|| value.parse().ok()).ok_or(BadQuery::InfoHash);
     pairs(query).filter(|(key, _)| matches!(*key, "info_hash" | "hash")).map(|(_, value)| hash(value)).collect()
 }
 
 impl Announced {
-    /// The body of the answer to `announce`: peers compact (BEP 23, and BEP 7 for those with IPv6), or a list of
-    /// dictionaries.
+    /// The body of the answer to `announce`, see [`Self::write`].
     pub fn encode(&self, announce: &Announce) -> Vec<u8> {
         let mut out = Vec::new();
-        bencode::write_dict(&mut out, |dict| {
+        self.write(&mut out, announce.compact, announce.no_peer_id);
+        out
+    }
+
+    /// Appends the body of the answer: peers compact (BEP 23, and BEP 7 for those with IPv6), or a list of dictionaries.
+    pub fn write(&self, out: &mut Vec<u8>, compact: bool, no_peer_id: bool) {
+        bencode::write_dict(out, |dict| {
             dict.int(b"complete", self.complete);
             dict.int(b"incomplete", self.incomplete);
             dict.int(b"interval", self.interval);
             dict.int(b"min interval", self.min_interval);
-            if announce.compact {
+            if compact {
                 self.compact_peers(dict);
             } else {
                 dict.list(b"peers", |out| {
-                    self.peers.iter().for_each(|peer| peer.write(out, announce.no_peer_id));
+                    self.peers.iter().for_each(|peer| peer.write(out, no_peer_id));
                 });
             }
         });
-        out
     }
 
     fn compact_peers(&self, dict: &mut DictWriter<'_>) {
-        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        let (mut v4, mut v6) = (Vec::with_capacity(6 * self.peers.len()), Vec::new());
         for peer in &self.peers {
             let out = if peer.addr.ip().to_canonical().is_ipv4() { &mut v4 } else { &mut v6 };
             put_compact(out, peer.addr);
@@ -258,32 +301,28 @@ fn pairs(query: &str) -> impl Iterator<Item = (&str, &str)> {
     query.split('&').filter_map(|pair| pair.split_once('='))
 }
 
-/// The values of one key, in order, still quoted.
-fn values<'q>(query: &'q str, key: &'static str) -> impl Iterator<Item = &'q str> {
-    pairs(query).filter(move |(name, _)| *name == key).map(|(_, value)| value)
+/// Undoes percent encoding (RFC 3986, s. 2.1); what is no escape stays as it is. `None` if that makes more or fewer than
+/// twenty bytes.
+fn twenty(value: &str) -> Option<[u8; 20]> {
+    let (mut out, mut len) = ([0; 20], 0);
+    let mut rest = value.as_bytes();
+    while let [first, tail @ ..] = rest {
+        let (byte, tail) = match (first, tail) {
+            (b'%', [high, low, after @ ..]) => match (digit(*high), digit(*low)) {
+                (Some(high), Some(low)) => (high * 16 + low, after),
+                _ => (b'%', tail),
+            },
+            _ => (*first, tail),
+        };
+        *out.get_mut(len)? = byte;
+        len += 1;
+        rest = tail;
+    }
+    (len == 20).then_some(out)
 }
 
-/// Undoes percent encoding (RFC 3986, s. 2.1); what is no escape stays as it is.
-fn unquote(value: &str) -> Cow<'_, [u8]> {
-    let bytes = value.as_bytes();
-    if !bytes.contains(&b'%') {
-        return Cow::Borrowed(bytes);
-    }
-    let (mut out, mut rest) = (Vec::with_capacity(bytes.len()), bytes);
-    while let [first, tail @ ..] = rest {
-        let digit = |at: usize| tail.get(at).and_then(|d| char::from(*d).to_digit(16));
-        rest = match (first, digit(0), digit(1)) {
-            (b'%', Some(high), Some(low)) => {
-                out.push((high * 16 + low) as u8);
-                &tail[2..]
-            }
-            _ => {
-                out.push(*first);
-                tail
-            }
-        };
-    }
-    Cow::Owned(out)
+fn digit(byte: u8) -> Option<u8> {
+    char::from(byte).to_digit(16).map(|digit| digit as u8)
 }
 
 #[cfg(test)]
@@ -355,8 +394,21 @@ mod tests {
         assert!(!with("compact=0").compact && with("compact=1").compact);
         assert!(with("no_peer_id=1").no_peer_id && !with("no_peer_id=0").no_peer_id);
         assert_eq!(with("port=1").port, 6881);
+        let chatter =
+            "key=1a2b&trackerid=x&supportcrypto=1&requirecrypto=1&cryptoport=5&corrupt=0&redundant=9&ipv6=fe80::1";
+        assert_eq!(with(chatter), least());
+        assert_eq!(Announce::parse(&LEAST.replace("6881", "0"), SOURCE).map(|a| a.port), Ok(0));
         let mapped = Announce::parse(LEAST, "::ffff:10.1.2.3".parse().unwrap());
         assert_eq!(mapped, Ok(least()));
+    }
+
+    #[test]
+    fn the_first_ip_that_it_names_is_the_one() {
+        assert_eq!(claimed_ip(&format!("{LEAST}&ip=10.9.8.7&ip=1.1.1.1")), Some([10, 9, 8, 7].into()));
+        assert_eq!(claimed_ip("ip=::ffff:10.9.8.7"), Some([10, 9, 8, 7].into()));
+        for none in [LEAST, "ip=", "ip=pc07.lab", "xip=1.1.1.1"] {
+            assert_eq!(claimed_ip(none), None);
+        }
     }
 
     #[test]
@@ -367,7 +419,7 @@ mod tests {
             (("aaaaaaaaaaaaaaaaaaaa", MKTORRENT), BadQuery::InfoHash, "info hash not of length 20"),
             (("peer_id=bb", "peer_id="), BadQuery::PeerId, "id not of length 20"),
             (("peer_id", "peerid"), BadQuery::PeerId, "id not of length 20"),
-            (("6881", "0"), BadQuery::Port, "invalid port"),
+            (("6881", "-1"), BadQuery::Port, "invalid port"),
             (("6881", "65536"), BadQuery::Port, "invalid port"),
             (("&port=6881", ""), BadQuery::Port, "invalid port"),
             (("left=5", "left=-1"), BadQuery::Left, "invalid amount left"),
@@ -403,8 +455,8 @@ mod tests {
         for bad in ["info_hash=", "hash=15", "hash=%zz", "info_hash=%aaaaaaaaaaaaaaaaaaaa"] {
             assert_eq!(parse_info_hashes(bad), Err(BadQuery::InfoHash), "{bad}");
         }
-        assert_eq!(&unquote("%41%4a%4J%%4%41%")[..], b"AJ%4J%%4A%");
-        assert_eq!(&unquote("a+%2b\u{f1}")[..], b"a++\xc3\xb1");
+        assert_eq!(twenty("%41%4a%4J%%4%41%zzzzzzzzzz").as_ref(), Some(b"AJ%4J%%4A%zzzzzzzzzz"));
+        assert_eq!(twenty("a+%2b\u{f1}aaaaaaaaaaaaaaa").as_ref(), Some(b"a++\xc3\xb1aaaaaaaaaaaaaaa"));
     }
 
     fn answer() -> Announced {

@@ -10,6 +10,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::ops::Range;
 
 use bip_bencode::{BRefAccess, BencodeRef};
@@ -19,6 +20,8 @@ use sha1::{Digest, Sha1};
 use crate::config::{PIECE_BYTES_MAX, PIECE_BYTES_MIN, TORRENT_BYTES_MAX};
 use crate::id::{Geometry, InfoHash, PieceIndex};
 use crate::wire::bencode::{self, BadBencode, KeyOrder};
+
+pub mod survey;
 
 /// What we write as `created by`.
 const CREATED_BY: &[u8] = b"labmesh";
@@ -112,6 +115,13 @@ pub struct Metainfo {
     others: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
+/// What is equal has one info hash; nobody needs to hash megabytes of piece hashes again.
+impl Hash for Metainfo {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.info_hash.hash(state);
+    }
+}
+
 impl Metainfo {
     /// Reads and checks a `.torrent`.
     ///
@@ -183,6 +193,29 @@ impl Metainfo {
         let mut out = Vec::with_capacity(self.info.len() + 1024);
         bencode::write_dict(&mut out, |dict| entries.iter().for_each(|(key, value)| dict.raw(key, value)));
         out
+    }
+
+    /// The same torrent of a private swarm (BEP 27), which has another info hash.
+    ///
+    /// # Errors
+    /// If its `info` has `private` already, or a key that would have to follow it.
+    pub fn into_private(self) -> Result<Self, MetainfoError> {
+        let mut info = self.info;
+        info.pop();
+        info.extend_from_slice(b"7:privatei1ee");
+        Self::from_info(info)
+    }
+
+    /// Sets when it was made, in seconds since 1970.
+    pub fn set_created(&mut self, seconds: u64) {
+        self.others.insert(b"creation date".to_vec(), format!("i{seconds}e").into_bytes());
+    }
+
+    /// Sets its web seeds (BEP 19, `url-list`).
+    pub fn set_web_seeds(&mut self, urls: &[String]) {
+        let mut list = Vec::new();
+        bencode::write_list(&mut list, |out| urls.iter().for_each(|url| bencode::write_bytes(out, url.as_bytes())));
+        self.others.insert(b"url-list".to_vec(), list);
     }
 
     /// The bencoded `info` dictionary, byte by byte as it came.
@@ -435,6 +468,28 @@ mod tests {
         let two = tiers(&[&["http://a"], &[], &["http://b"]]);
         let expected = format!("d8:announce8:http://a{list}10:created by7:labmesh4:infoINFOe");
         assert_eq!(written(&two, None), expected);
+    }
+
+    #[test]
+    fn a_private_torrent_is_another_one() {
+        let plain = Metainfo::from_info(info(&[])).unwrap();
+        let private = plain.clone().into_private().unwrap();
+        assert!(private.private() && !plain.private());
+        assert_eq!((private.name(), private.geometry()), (plain.name(), plain.geometry()));
+        assert_eq!(private.info_bytes(), info(&[("private", "i1e")]));
+        assert!(private.into_private().is_err(), "once is enough");
+        assert!(Metainfo::from_info(info(&[("source", "1:x")])).unwrap().into_private().is_err(), "out of order");
+    }
+
+    #[test]
+    fn what_the_maker_adds_stands_outside_the_info() {
+        let mut metainfo = Metainfo::from_info(info(&[])).unwrap();
+        metainfo.set_created(1_700_000_000);
+        metainfo.set_web_seeds(&["http://w/x.img".to_owned()]);
+        let again = Metainfo::parse(&metainfo.to_bytes(&[], None)).unwrap();
+        assert_eq!(again.info_hash(), metainfo.info_hash());
+        assert_eq!(again.others[&b"creation date"[..]], b"i1700000000e");
+        assert_eq!(again.others[&b"url-list"[..]], b"l14:http://w/x.imge");
     }
 
     #[test]

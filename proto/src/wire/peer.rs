@@ -41,7 +41,7 @@ mod id {
 }
 
 /// The 68 bytes that open a connection (BEP 3, "peer protocol").
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Handshake {
     /// The image.
     pub info_hash: InfoHash,
@@ -54,7 +54,7 @@ pub struct Handshake {
 }
 
 /// The extension handshake (BEP 10), only the keys that we use.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Extended {
     /// `v`: the client's name and version.
     pub client: Option<String>,
@@ -71,7 +71,7 @@ pub struct Extended {
 }
 
 /// Everything that peers say after the handshake, without payload.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Message {
     /// Length 0.
     KeepAlive,
@@ -110,7 +110,7 @@ pub enum Message {
 }
 
 /// A block as a peer names it, unchecked: [`crate::id::Geometry::block`] makes a [`crate::id::Block`] of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Range {
     /// Piece number.
     pub piece: u32,
@@ -121,12 +121,12 @@ pub struct Range {
 }
 
 /// The other side does not open with the peer protocol of BEP 3.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[error("expected the handshake of the BitTorrent peer protocol")]
 pub struct BadHandshake;
 
 /// Why bytes are not the peer protocol. The stream cannot be read on: close the connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum BadMessage {
     /// The length does not belong to a message of that kind.
     #[error("a message of kind {id} with {len} bytes")]
@@ -316,7 +316,7 @@ impl Extended {
 }
 
 /// What a stream of messages is made of.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Item {
     /// A whole message.
     Message(Message),

@@ -28,7 +28,7 @@ const INTERVAL_DEFAULT: Duration = Duration::from_secs(30 * 60);
 const OPTION_BYTES_MAX: usize = 255;
 
 /// How a tracker is spoken to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Hash, Eq, PartialOrd, Ord)]
 pub enum Scheme {
     /// BEP 3.
     Http,
@@ -37,7 +37,7 @@ pub enum Scheme {
 }
 
 /// The URL of a tracker, taken apart.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TrackerUrl {
     /// How it is spoken to.
     pub scheme: Scheme,
@@ -481,7 +481,8 @@ mod tests {
         let tracker = TrackerUrl::parse("udp://h:1/announce").unwrap();
         let bytes = question().datagram(9, 8, &tracker);
         assert_eq!(bytes.len(), 98);
-        let Ok(Request::Announce { connection: 9, transaction: 8, key: 7, announce }) = Request::decode(&bytes, ME)
+        let Ok(Request::Announce { connection: 9, transaction: 8, key: 7, claimed: None, announce }) =
+            Request::decode(&bytes, ME)
         else {
             panic!("{bytes:?}")
         };

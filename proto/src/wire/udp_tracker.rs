@@ -4,7 +4,7 @@
 //! needs a connection id that was made for that address, and a datagram that we cannot read is not answered.
 //! Not here: who is in the book (`tracker`), sockets, the clock.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use sha1::{Digest, Sha1};
 
@@ -40,8 +40,10 @@ pub enum Request {
         connection: u64,
         /// The client's number for it.
         transaction: u32,
-        /// Tells a client that changed its address; we go by peer id and address.
+        /// Tells a client that changed its address; we go by address and port.
         key: u32,
+        /// The address that it names for itself. Believed of configured proxies only.
+        claimed: Option<Ipv4Addr>,
         /// What it says.
         announce: Announce,
     },
@@ -68,17 +70,13 @@ pub enum BadRequest {
     /// An action that a client does not ask for.
     #[error("action {0}; expected 0 to 2")]
     Action(u32),
-    /// An announce of port 0.
-    #[error("invalid port")]
-    Port,
     /// A scrape of no or too many images.
     #[error("a scrape of {0} images; expected 1 to {SCRAPE_HASHES_MAX}")]
     Hashes(usize),
 }
 
 impl Request {
-    /// Reads a datagram from `source`. Bytes behind a connect or announce are options (BEP 41) and ignored, as is
-    /// the address that an announce may name.
+    /// Reads a datagram from `source`. Bytes behind a connect or announce are options (BEP 41) and ignored.
     ///
     /// # Errors
     /// If it is no request of BEP 15.
@@ -96,11 +94,8 @@ impl Request {
             action::CONNECT if connection != PROTOCOL => Err(BadRequest::NotConnect),
             action::CONNECT => Ok(Self::Connect { transaction }),
             action::ANNOUNCE => {
-                let (key, announce) = read_announce(rest, source)?;
-                match announce.port {
-                    0 => Err(BadRequest::Port),
-                    _ => Ok(Self::Announce { connection, transaction, key, announce }),
-                }
+                let (key, claimed, announce) = read_announce(rest, source)?;
+                Ok(Self::Announce { connection, transaction, key, claimed, announce })
             }
             action::SCRAPE => {
                 let (hashes, _) = rest.as_chunks();
@@ -117,8 +112,8 @@ impl Request {
     }
 }
 
-/// Reads what follows the transaction of an announce: its key, and what it says.
-fn read_announce(mut rest: &[u8], source: IpAddr) -> Option<(u32, Announce)> {
+/// Reads what follows the transaction of an announce: its key, the address it names, and what it says.
+fn read_announce(mut rest: &[u8], source: IpAddr) -> Option<(u32, Option<Ipv4Addr>, Announce)> {
     let rest = &mut rest;
     let info_hash = InfoHash(take(rest)?);
     let peer_id = PeerId(take(rest)?);
@@ -131,7 +126,7 @@ fn read_announce(mut rest: &[u8], source: IpAddr) -> Option<(u32, Announce)> {
         3 => AnnounceEvent::Stopped,
         _ => AnnounceEvent::None,
     };
-    let _ip: [u8; 4] = take(rest)?;
+    let claimed = Some(Ipv4Addr::from(take::<4>(rest)?)).filter(|ip| !ip.is_unspecified());
     let key = u32::from_be_bytes(take(rest)?);
     let numwant = u32::try_from(i32::from_be_bytes(take(rest)?)).ok();
     let port = u16::from_be_bytes(take(rest)?);
@@ -139,7 +134,7 @@ fn read_announce(mut rest: &[u8], source: IpAddr) -> Option<(u32, Announce)> {
     let (compact, no_peer_id) = (true, true);
     let announce =
         Announce { info_hash, peer_id, source, port, uploaded, downloaded, left, event, numwant, compact, no_peer_id };
-    Some((key, announce))
+    Some((key, claimed, announce))
 }
 
 /// Takes `N` bytes from the front.
@@ -193,15 +188,7 @@ impl Response {
                 out.extend_from_slice(&connection.to_be_bytes());
                 out
             }
-            Self::Announce { transaction, source, announced } => {
-                let mut out = head(action::ANNOUNCE, *transaction);
-                put(&mut out, &[announced.interval, announced.incomplete, announced.complete]);
-                let v4 = source.to_canonical().is_ipv4();
-                let fit = (DATAGRAM_BYTES_MAX - ANNOUNCE_HEAD) / if v4 { 6 } else { 18 };
-                let family = announced.peers.iter().filter(|peer| peer.addr.ip().to_canonical().is_ipv4() == v4);
-                family.take(fit).for_each(|peer| put_compact(&mut out, peer.addr));
-                out
-            }
+            Self::Announce { transaction, source, announced } => encode_announced(*transaction, *source, announced),
             Self::Scrape { transaction, swarms } => {
                 let mut out = head(action::SCRAPE, *transaction);
                 for swarm in swarms.iter().take(SCRAPE_HASHES_MAX) {
@@ -219,8 +206,19 @@ impl Response {
     }
 }
 
+/// The datagram of a [`Response::Announce`].
+pub fn encode_announced(transaction: u32, source: IpAddr, announced: &Announced) -> Vec<u8> {
+    let mut out = head(action::ANNOUNCE, transaction);
+    put(&mut out, &[announced.interval, announced.incomplete, announced.complete]);
+    let v4 = source.to_canonical().is_ipv4();
+    let fit = (DATAGRAM_BYTES_MAX - ANNOUNCE_HEAD) / if v4 { 6 } else { 18 };
+    let family = announced.peers.iter().filter(|peer| peer.addr.ip().to_canonical().is_ipv4() == v4);
+    family.take(fit).for_each(|peer| put_compact(&mut out, peer.addr));
+    out
+}
+
 fn head(action: u32, transaction: u32) -> Vec<u8> {
-    let mut out = Vec::with_capacity(64);
+    let mut out = Vec::with_capacity(384);
     put(&mut out, &[action, transaction]);
     out
 }
@@ -229,24 +227,30 @@ fn put(out: &mut Vec<u8>, numbers: &[u32]) {
     numbers.iter().for_each(|number| out.extend_from_slice(&number.to_be_bytes()));
 }
 
+/// What makes connection ids unguessable; chosen at random when the tracker starts.
+pub type Secret = [u8; 24];
+
 /// The connection id of an address in a minute: a keyed hash, so that nothing has to be kept for it.
 ///
 /// `secret` is chosen at random when the tracker starts; `minute` counts up once a minute.
-pub fn connection_id(secret: &[u8; 32], source: IpAddr, minute: u64) -> u64 {
-    let mut hash = Sha1::new();
-    hash.update(secret);
-    match source.to_canonical() {
-        IpAddr::V4(ip) => hash.update(ip.to_ipv6_mapped().octets()),
-        IpAddr::V6(ip) => hash.update(ip.octets()),
-    }
-    hash.update(minute.to_be_bytes());
-    let [a, b, c, d, e, f, g, h, ..] = <[u8; 20]>::from(hash.finalize());
+pub fn connection_id(secret: &Secret, source: IpAddr, minute: u64) -> u64 {
+    // 48 bytes and the padding are one block of SHA-1.
+    let mut keyed = [0; 48];
+    keyed[..24].copy_from_slice(secret);
+    let ip = match source.to_canonical() {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+        IpAddr::V6(ip) => ip,
+    };
+    keyed[24..40].copy_from_slice(&ip.octets());
+    keyed[40..].copy_from_slice(&minute.to_be_bytes());
+    let hash = Sha1::digest(keyed);
+    let [a, b, c, d, e, f, g, h, ..] = <[u8; 20]>::from(hash);
     u64::from_be_bytes([a, b, c, d, e, f, g, h])
 }
 
 /// Whether `id` was given to `source` in this minute or the one before: clients use one for a minute, and trackers
 /// should take it for up to two (BEP 15).
-pub fn connection_id_is_valid(id: u64, secret: &[u8; 32], source: IpAddr, minute: u64) -> bool {
+pub fn connection_id_is_valid(id: u64, secret: &Secret, source: IpAddr, minute: u64) -> bool {
     [Some(minute), minute.checked_sub(1)].into_iter().flatten().any(|m| connection_id(secret, source, m) == id)
 }
 
@@ -257,7 +261,7 @@ mod tests {
     use super::*;
     use crate::wire::http_tracker::TrackedPeer;
 
-    const V4: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 1, 2, 3));
+    const V4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 1, 2, 3));
 
     fn v6() -> IpAddr {
         "fd00::3".parse().unwrap()
@@ -314,7 +318,8 @@ mod tests {
             no_peer_id: true,
         };
         let (connection, transaction) = (0x0102_0304_0506_0708, 0xaabb_ccdd);
-        let expected = Request::Announce { connection, transaction, key: 7, announce: expected };
+        let claimed = Some([9, 9, 9, 9].into());
+        let expected = Request::Announce { connection, transaction, key: 7, claimed, announce: expected };
         assert_eq!(Request::decode(&announce(), V4), Ok(expected.clone()));
         let with_options = [&announce()[..], b"\x02\x01/"].concat();
         assert_eq!(Request::decode(&with_options, V4), Ok(expected.clone()));
@@ -324,8 +329,10 @@ mod tests {
     #[test]
     fn what_is_no_request_is_dropped_with_a_reason() {
         let mut other = announce();
-        other[96..].copy_from_slice(&[0, 0]);
-        assert_eq!(Request::decode(&other, V4), Err(BadRequest::Port));
+        other[84..88].fill(0);
+        other[96..].fill(0);
+        let Ok(Request::Announce { claimed: None, announce, .. }) = Request::decode(&other, V4) else { panic!() };
+        assert_eq!(announce.port, 0);
         other[11] = 3;
         assert_eq!(Request::decode(&other, V4), Err(BadRequest::Action(3)));
         other[11] = 0;
@@ -393,7 +400,7 @@ mod tests {
 
     #[test]
     fn connection_ids_belong_to_an_address_a_secret_and_two_minutes() {
-        let (secret, other) = ([7; 32], [8; 32]);
+        let (secret, other) = ([7; 24], [8; 24]);
         let id = connection_id(&secret, V4, 100);
         let valid = |secret, source, minute| connection_id_is_valid(id, secret, source, minute);
         assert!(valid(&secret, V4, 100) && valid(&secret, V4, 101));

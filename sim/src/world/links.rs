@@ -6,7 +6,7 @@ use std::time::Duration;
 use labmesh_proto::id::{Block, ConnId, ImageIndex, NodeId};
 use labmesh_proto::io::Input;
 use labmesh_proto::wire::control::Message;
-use labmesh_proto::wire::peer::{self, Handshake, Range};
+use labmesh_proto::wire::peer::{Handshake, Range};
 
 use super::machine::Power;
 use super::{CONTROL_PORT, Event, PEER_PORT, World};
@@ -209,17 +209,6 @@ impl World {
         }
     }
 
-    /// One `Have` output stands for every connection of the image.
-    pub(super) fn have(&mut self, me: usize, image: ImageIndex, piece: u32) {
-        for conn in 0..self.machines[me].slots.len() {
-            if let Some(end) = self.machines[me].slots[conn]
-                && self.network.half(end).image == Some(image)
-            {
-                self.send_item(me, ConnId(conn as u32), Item::Message(peer::Message::Have(piece)));
-            }
-        }
-    }
-
     pub(super) fn network_step(&mut self, step: Step) -> Result<(), String> {
         match step {
             Step::UpDone(machine) => {
@@ -282,6 +271,9 @@ impl World {
             self.network.half(from).held.push_back(item);
             self.frozen.insert((from.conn, from.side));
             return Ok(());
+        }
+        if item.bytes() == 0 && self.network.is_idle(to) {
+            return self.deliver(to, item);
         }
         self.network.arrive(self.now, from, item, &mut self.steps);
         self.deliver_messages(to)

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use labmesh_proto::config::{Config, Mode};
+use labmesh_proto::config::{Config, Mode, TrackerConfig};
 use labmesh_proto::id::Time;
 use labmesh_proto::io::Input;
 use labmesh_proto::node::Node;
@@ -174,9 +174,10 @@ impl World {
             control_port: CONTROL_PORT,
             peer_port: PEER_PORT,
             http_port: HTTP_PORT,
+            tracker: TrackerConfig::default(),
             mesh_host: "labmesh.local".to_owned(),
-            open_tracker: false,
             piece_buffer_bytes: self.scenario.lab.buffers.0,
+            block_bytes: self.scenario.lab.block.0 as u32,
             seed: self.rng.next_u64(),
         }
     }

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed, TestRunner};
 
 use labmesh_proto::io::Command;
-use labmesh_proto::node::Role;
+use labmesh_proto::node::{Role, Status};
 
 use super::*;
 use crate::scenario::Faults;
@@ -28,9 +28,9 @@ impl World {
     /// The master's index and term, when there is one that everybody follows.
     fn master(&self) -> (usize, u64) {
         self.settled().unwrap();
-        let statuses = self.statuses();
-        let (index, status) = statuses.iter().find(|(_, s)| matches!(s.role, Role::Master | Role::Solo)).unwrap();
-        (*index, status.term)
+        let rules = |(_, s): &(usize, Status)| matches!(s.role, Role::Master | Role::Solo);
+        let (index, status) = self.statuses().find(rules).unwrap();
+        (index, status.term)
     }
 
     /// Runs to that second.

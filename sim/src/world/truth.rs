@@ -5,12 +5,13 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use labmesh_proto::id::{InfoHash, Time};
-use labmesh_proto::node::{Role, Status};
+use labmesh_proto::id::{InfoHash, NodeId, Time};
+use labmesh_proto::node::{Node, Role, Status};
 use labmesh_proto::wire::control::TransferState;
 
 use super::machine::Power;
 use super::{Event, WATCH_EVERY, World};
+use crate::lines::name;
 
 /// A `get` that moves nothing for so long, while nothing goes wrong and a holder is up, hangs: a dial that is given up,
 /// the longest silence between two announces of a starving copy, and room for the slowest links.
@@ -21,14 +22,38 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 impl World {
     /// What every machine that is on says of itself.
-    pub fn statuses(&self) -> Vec<(usize, Status)> {
-        let running = self.machines.iter().enumerate().filter(|(_, m)| m.power == Power::On);
-        running.filter_map(|(index, m)| Some((index, m.node.as_ref()?.status(self.now + m.ahead)))).collect()
+    pub fn statuses(&self) -> impl Iterator<Item = (usize, Status)> {
+        self.running().map(|(m, node)| (m, node.status(self.local(m))))
+    }
+
+    fn running(&self) -> impl Iterator<Item = (usize, &Node)> {
+        let on = self.machines.iter().enumerate().filter(|(_, machine)| machine.power == Power::On);
+        on.filter_map(|(m, machine)| Some((m, machine.node.as_ref()?)))
+    }
+
+    /// What time it is for that machine.
+    fn local(&self, m: usize) -> Time {
+        self.now + self.machines[m].ahead
     }
 
     /// One master, and everybody that is on follows it.
     pub(super) fn settled(&self) -> Result<(), String> {
-        one_master(&self.statuses()).map(|_| ())
+        self.one_master().map(|_| ())
+    }
+
+    /// The one master, if everybody follows it.
+    fn one_master(&self) -> Result<(usize, &Node), String> {
+        let masters: Vec<_> =
+            self.running().filter(|(_, node)| matches!(node.role(), Role::Master | Role::Solo)).collect();
+        let [(master, node)] = masters[..] else {
+            let names: Vec<String> = masters.iter().map(|(m, _)| name(*m)).collect();
+            return Err(format!("expected one master, found {names:?}"));
+        };
+        let id = self.machines[master].id;
+        let strays = self.running().filter(|(m, node)| *m != master && node.obeys() != Some(id));
+        let strays: Vec<String> = strays.map(|(m, _)| name(m)).collect();
+        let follow = strays.is_empty();
+        if follow { Ok((master, node)) } else { Err(format!("{strays:?} do not follow {}", name(master))) }
     }
 
     /// When each machine that asked was complete, counted from its `get`.
@@ -50,14 +75,16 @@ impl World {
 
     /// How many machines that asked for the image seed it now.
     pub fn seeding(&self) -> usize {
-        let seeds = |s: &Status| s.transfers.iter().any(|t| t.state == TransferState::Seeding);
-        self.statuses().iter().filter(|(m, s)| self.machines[*m].asks_at.is_some() && seeds(s)).count()
+        let seeds = |m, node: &Node| node.swarms().any(|s| s.state(self.local(m)) == TransferState::Seeding);
+        self.running().filter(|(m, node)| self.machines[*m].asks_at.is_some() && seeds(*m, node)).count()
     }
 
     /// Numbers of the machines of which a transfer failed and says why.
     pub fn failed(&self) -> Vec<usize> {
-        let failed = |s: &Status| s.transfers.iter().any(|t| t.state == TransferState::Failed && t.error.is_some());
-        self.statuses().iter().filter(|(_, s)| failed(s)).map(|(m, _)| m + 1).collect()
+        let failed = |m, node: &Node| {
+            node.swarms().any(|s| s.state(self.local(m)) == TransferState::Failed && s.error().is_some())
+        };
+        self.running().filter(|(m, node)| failed(*m, node)).map(|(m, _)| m + 1).collect()
     }
 
     /// Numbers of the machines that are not on.
@@ -72,8 +99,7 @@ impl World {
     pub fn books_are_true(&mut self) -> Result<(), String> {
         let end = self.now + BOOKS_FOLLOW;
         loop {
-            let statuses = self.statuses();
-            let found = self.roster_is_true(&statuses).and_then(|()| self.swarms_are_true(&statuses));
+            let found = self.roster_is_true().and_then(|()| self.swarms_are_true());
             if found.is_ok() || self.now >= end {
                 return found;
             }
@@ -82,60 +108,67 @@ impl World {
     }
 
     /// Everybody knows who is here, and everybody who is here knows the same images and their holders.
-    fn roster_is_true(&self, statuses: &[(usize, Status)]) -> Result<(), String> {
-        let (_, master) = one_master(statuses)?;
-        let here: BTreeSet<&str> = statuses.iter().map(|(_, s)| s.name.as_str()).collect();
-        let images = |s: &Status| -> Vec<(InfoHash, Vec<String>)> {
-            s.images.iter().map(|image| (image.info_hash, image.holders.clone())).collect()
-        };
-        let expected = images(master);
-        for (_, status) in statuses {
-            let live: BTreeSet<&str> = status.nodes.iter().filter(|n| n.live).map(|n| n.name.as_str()).collect();
+    fn roster_is_true(&self) -> Result<(), String> {
+        let (master, ruling) = self.one_master()?;
+        let mut here: Vec<NodeId> = self.running().map(|(m, _)| self.machines[m].id).collect();
+        here.sort_unstable();
+        for (m, node) in self.running() {
+            let id = self.machines[m].id;
+            let live = node.members().filter(|entry| entry.live || entry.member.id == id).map(|entry| entry.member.id);
+            let live: Vec<NodeId> = live.collect();
             if live != here {
-                let wrong: Vec<_> = live.symmetric_difference(&here).collect();
-                return Err(format!("{} errs about who is here: {wrong:?}", status.name));
+                return Err(format!("{} errs about who is here: {:?}", name(m), self.differ(live, here)));
             }
-            if images(status) != expected {
-                return Err(format!("{} knows other images or holders than {}", status.name, master.name));
+            let images = |node: &Node| -> Vec<_> { node.records().map(|r| (r.info_hash, r.holders.clone())).collect() };
+            if images(node) != images(ruling) {
+                return Err(format!("{} knows other images or holders than {}", name(m), name(master)));
             }
         }
         Ok(())
     }
 
     /// The tracker at the master counts who really is in each swarm, and the catalogue names who really has a copy.
-    fn swarms_are_true(&self, statuses: &[(usize, Status)]) -> Result<(), String> {
-        let (_, master) = one_master(statuses)?;
+    fn swarms_are_true(&self) -> Result<(), String> {
+        let (master, ruling) = self.one_master()?;
         for image in &self.images {
             let hash = image.info_hash();
-            let transfers = || statuses.iter().flat_map(|(_, s)| &s.transfers).filter(|t| t.info_hash == hash);
-            let count = |states: &[TransferState]| transfers().filter(|t| states.contains(&t.state)).count() as u32;
+            let states: Vec<TransferState> = self
+                .running()
+                .flat_map(|(m, node)| node.swarms().map(move |swarm| (m, swarm)))
+                .filter(|(_, swarm)| swarm.info_hash() == hash)
+                .map(|(m, swarm)| swarm.state(self.local(m)))
+                .collect();
+            let count = |wanted: &[TransferState]| states.iter().filter(|state| wanted.contains(state)).count() as u32;
             let seeding = count(&[TransferState::Seeding]);
             let fetching = count(&[TransferState::Fetching, TransferState::Waiting]);
-            let book = master.images.iter().find(|i| i.info_hash == hash);
-            let counted = book.map_or((0, 0), |i| (i.complete, i.downloading));
+            let counted = ruling.scrape(&[hash]).first().map_or((0, 0), |book| (book.complete, book.incomplete));
             if counted != (seeding, fetching) {
                 let (complete, downloading) = counted;
                 return Err(format!(
                     "the book of {} has {complete} seeds and {downloading} others, true are {seeding} and {fetching}",
-                    master.name
+                    name(master)
                 ));
             }
             let whole = |m: &usize| self.machines[*m].disk.copy(hash).is_some_and(|copy| copy.complete);
-            let holders: BTreeSet<&str> =
-                statuses.iter().filter(|(m, _)| whole(m)).map(|(_, s)| s.name.as_str()).collect();
-            let named = book.map_or(&[][..], |i| &i.holders);
-            let away = |name: &str| !statuses.iter().any(|(_, s)| s.name == name);
-            let named: BTreeSet<&str> = named.iter().map(String::as_str).filter(|name| !away(name)).collect();
+            let mut holders: Vec<NodeId> =
+                self.running().filter(|(m, _)| whole(m)).map(|(m, _)| self.machines[m].id).collect();
+            holders.sort_unstable();
+            let named = ruling.records().find(|record| record.info_hash == hash).map_or(&[][..], |r| &r.holders);
+            let on = |id: &NodeId| self.by_id(*id).is_some_and(|m| self.machines[m].power == Power::On);
+            let named: Vec<NodeId> = named.iter().copied().filter(on).collect();
             if named != holders {
-                let wrong: Vec<_> = named.symmetric_difference(&holders).collect();
-                return Err(format!(
-                    "the catalogue of {} errs about who holds {}: {wrong:?}",
-                    master.name,
-                    image.name()
-                ));
+                let (wrong, what) = (self.differ(named, holders), image.name());
+                return Err(format!("the catalogue of {} errs about who holds {what}: {wrong:?}", name(master)));
             }
         }
         Ok(())
+    }
+
+    /// The names of those in one list only.
+    fn differ(&self, some: Vec<NodeId>, others: Vec<NodeId>) -> Vec<String> {
+        let (some, others) = (BTreeSet::from_iter(some), BTreeSet::from_iter(others));
+        let named = |id: &NodeId| self.by_id(*id).map_or_else(|| id.short(), name);
+        some.symmetric_difference(&others).map(named).collect()
     }
 
     /// No `get` hangs while a holder is up.
@@ -177,7 +210,7 @@ impl World {
 
     /// Everybody who misses pieces that nobody present has says so, and names the one that had them.
     pub(super) fn says_what_it_waits_for(&self, gone: usize) -> Result<(), String> {
-        let name = format!("pc{:03}", gone + 1);
+        let name = name(gone);
         let mut waiting = 0;
         for (m, status) in self.statuses() {
             let transfers = status.transfers.iter();
@@ -195,17 +228,4 @@ impl World {
         }
         if waiting == 0 { Err(format!("nobody waits for {name}: it died too late")) } else { Ok(()) }
     }
-}
-
-/// The one master and what it says, if everybody follows it.
-fn one_master(statuses: &[(usize, Status)]) -> Result<(usize, &Status), String> {
-    let rules = |s: &Status| matches!(s.role, Role::Master | Role::Solo);
-    let masters: Vec<_> = statuses.iter().filter(|(_, s)| rules(s)).collect();
-    let [(index, master)] = masters[..] else {
-        let names: Vec<&str> = masters.iter().map(|(_, s)| s.name.as_str()).collect();
-        return Err(format!("expected one master, found {names:?}"));
-    };
-    let follows = |s: &Status| s.name == master.name || s.master.as_ref() == Some(&master.name);
-    let strays: Vec<&str> = statuses.iter().filter(|(_, s)| !follows(s)).map(|(_, s)| s.name.as_str()).collect();
-    if strays.is_empty() { Ok((*index, master)) } else { Err(format!("{strays:?} do not follow {}", master.name)) }
 }

@@ -224,15 +224,23 @@ pub fn read_torrent(path: &Path) -> anyhow::Result<Metainfo> {
     Metainfo::parse(&bytes).with_context(|| format!("{shown} is not a usable .torrent"))
 }
 
-/// Hashes an image and makes its torrent.
+/// Hashes an image and makes its torrent, with the mesh's piece length.
 ///
 /// # Errors
 /// If the image cannot be read or has a name that no torrent can hold.
 pub(super) fn make_torrent(image: &Path, size: u64, progress: &Progress<'_>) -> anyhow::Result<Metainfo> {
     let name = image.file_name().and_then(|name| name.to_str()).context("the name is not UTF-8")?;
     let geometry = Geometry::new(size, piece_length_for(size)).context("the file is too large for a torrent")?;
+    torrent_of(image, name, geometry, progress)
+}
+
+/// Hashes a file and makes a torrent that calls it `name`.
+///
+/// # Errors
+/// If the file cannot be read, or the name is one that no torrent can hold.
+pub fn torrent_of(image: &Path, name: &str, geometry: Geometry, progress: &Progress<'_>) -> anyhow::Result<Metainfo> {
     let hashes = hash::hash_file(image, geometry, progress)?;
-    let hashed = Hashed { name, size, hashes: &hashes };
+    let hashed = Hashed { name, size: geometry.length(), hashes: &hashes };
     let builder = InfoBuilder::new().set_piece_length(PieceLength::Custom(geometry.piece_length() as usize));
     let info = builder.build(1, hashed, |_| {}).map_err(|e| anyhow::anyhow!("no torrent could be made: {e}"))?;
     let metainfo = Metainfo::from_info(info)?;

@@ -139,6 +139,7 @@ fn fetch(sample: &Sample, cache: &std::path::Path, from: SocketAddr, len: u32) {
     let mut wanted = geometry.all().flat_map(|piece| geometry.blocks(piece, len));
     let mut received = vec![0; geometry.pieces() as usize];
     let mut good = 0;
+    let mut source = None;
     let ask = |host: &Host, conn, block: Option<Block>| {
         if let Some(Block { piece, offset, len }) = block {
             host.peers.send(conn, Message::Request(Range { piece: piece.get(), offset, len }));
@@ -148,6 +149,7 @@ fn fetch(sample: &Sample, cache: &std::path::Path, from: SocketAddr, len: u32) {
         match host.next() {
             Event::Input(Input::PeerUp { conn, outgoing: true, .. }) => {
                 host.accept(conn, ours);
+                source = Some(conn);
                 (0..8).for_each(|_| ask(&host, conn, wanted.next()));
             }
             Event::Block { conn, range, data } => {
@@ -161,7 +163,7 @@ fn fetch(sample: &Sample, cache: &std::path::Path, from: SocketAddr, len: u32) {
             }
             Event::OfImage { input: Input::Verified { piece, result, .. }, .. } => {
                 assert_eq!(result, Ok(true));
-                host.peers.have(IMAGE, piece);
+                host.peers.have(source.as_slice(), piece);
                 good += 1;
             }
             other => panic!("{other:?}"),
@@ -316,10 +318,9 @@ fn everything_that_is_sent_arrives_in_order() {
     let (mut stream, conn) = host.visitor(&sample);
     let block = sample.metainfo.geometry().block(0, 5, 100).unwrap();
     host.peers.send(conn, Message::Unchoke);
-    host.peers.have(IMAGE, block.piece);
+    host.peers.have(&[conn], block.piece);
     host.peers.send_block(conn, block);
     host.peers.send(conn, Message::Choke);
-    host.peers.have(ImageIndex(1), block.piece);
     let mut expected = encoded(&[Message::Unchoke, Message::Have(0)]);
     expected.extend_from_slice(&piece_header(&Range { piece: 0, offset: 5, len: 100 }));
     expected.extend_from_slice(&sample.bytes[5..105]);

@@ -6,18 +6,16 @@
 use serde::Deserialize;
 
 use super::{Beat, Holdings, Neighbours, TransferReport};
-use super::{BookReplica, CatalogueDelta, Holding, ImageRecord, Member, Message, RosterDelta, RosterEntry};
+use super::{BookReplica, CatalogueDelta, Copied, Holding, ImageRecord, Member, Message, RosterDelta, RosterEntry};
 use crate::config::{
-    BOOK_PEERS_MAX, CONTROL_BYTES_MAX, IMAGE_NAME_BYTES_MAX, IMAGES_MAX, NAME_BYTES_MAX, NODES_MAX, NUMWANT_MAX,
-    PIECE_BYTES_MAX, PIECE_BYTES_MIN, SUCCESSION, TORRENT_BYTES_MAX,
+    BOOK_REPLICA_CLIENTS, CATALOGUE_IMAGES_MAX, CONTROL_BYTES_MAX, IMAGE_NAME_BYTES_MAX, IMAGES_MAX, NAME_BYTES_MAX,
+    NODES_MAX, NUMWANT_MAX, PIECE_BYTES_MAX, PIECE_BYTES_MIN, SUCCESSION, TORRENT_BYTES_MAX,
 };
 
 /// The deepest message is a board: message, list, pair, list, report, state; twice that is never needed.
 const DEPTH_MAX: usize = 16;
 /// Images in one catalogue message: every node may bring its own, a mesh that shares everything has [`IMAGES_MAX`].
 const CATALOGUE_MAX: usize = 4 * IMAGES_MAX;
-/// Foreign clients in one replica of the book: full books of sixteen images at once.
-const BOOK_REPLICA_MAX: usize = 16 * BOOK_PEERS_MAX;
 
 /// Why bytes are no control message.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -208,7 +206,11 @@ fn check_holdings(holdings: &Holdings) -> Result<(), BadMessage> {
 
 fn check_catalogue(delta: &CatalogueDelta) -> Result<(), BadMessage> {
     check_count("images", delta.changed.len(), CATALOGUE_MAX)?;
+    check_count("images with more copies", delta.copied.len(), CATALOGUE_MAX)?;
     check_count("withdrawn images", delta.gone.len(), CATALOGUE_MAX)?;
+    for Copied { holders, .. } in &delta.copied {
+        check_count("holders of an image", holders.len(), NODES_MAX)?;
+    }
     delta.changed.iter().try_for_each(|ImageRecord { name, size, piece_length, holders, .. }| {
         check_count("holders of an image", holders.len(), NODES_MAX)?;
         check_image(name, *size, *piece_length)
@@ -220,8 +222,11 @@ fn check_neighbours(neighbours: &Neighbours) -> Result<(), BadMessage> {
 }
 
 fn check_book(book: &BookReplica) -> Result<(), BadMessage> {
-    check_count("foreign clients", book.peers.len(), BOOK_REPLICA_MAX)?;
-    check_count("counters", book.downloaded.len(), CATALOGUE_MAX)
+    check_count("foreign clients", book.peers.len(), BOOK_REPLICA_CLIENTS)?;
+    check_count("counters", book.downloaded.len(), CATALOGUE_MAX)?;
+    check_count("names", book.names.len(), CATALOGUE_IMAGES_MAX)?;
+    let expected = "1 to 255 bytes without control characters or outer spaces";
+    book.names.iter().try_for_each(|name| check_text("torrent name", &name.name, name.is_good(), expected))
 }
 
 fn check_reports(reports: &[TransferReport]) -> Result<(), BadMessage> {
@@ -329,6 +334,7 @@ mod tests {
             starving: false,
         };
         let (changed, gone, succession) = (vec![entry.clone()], vec![node], vec![node]);
+        let copied = vec![Copied { info_hash, holders: vec![node], downloaded: 7 }];
         vec![
             Message::Beat(beat()),
             Message::Ask(epoch),
@@ -345,7 +351,14 @@ mod tests {
             image("win10.img"),
             Message::HoldingsWanted,
             Message::CatalogueSince(u64::MAX),
-            Message::Catalogue(CatalogueDelta { epoch, from: 0, to: 1, changed: vec![record], gone: vec![info_hash] }),
+            Message::Catalogue(CatalogueDelta {
+                epoch,
+                from: 0,
+                to: 1,
+                changed: vec![record],
+                copied,
+                gone: vec![info_hash],
+            }),
             Message::TorrentWanted(info_hash),
             Message::Torrent { info_hash, bytes: b"d4:info".to_vec() },
             Message::NoTorrent(info_hash),
@@ -354,7 +367,11 @@ mod tests {
             Message::Wake(info_hash),
             Message::ForeignAnnounce { id: 1, peer: foreign(), numwant: 50, stopped: false, completed: true },
             Message::ForeignAnnounced { id: 1, answer: Some(neighbours) },
-            Message::Book(BookReplica { peers: vec![foreign()], downloaded: vec![(info_hash, 3)] }),
+            Message::Book(BookReplica {
+                peers: vec![foreign()],
+                downloaded: vec![(info_hash, 3)],
+                names: vec![RegisteredName { info_hash, name: "debian.iso".to_owned(), size: 9 }],
+            }),
             Message::Progress(vec![report(1000)]),
             Message::Board(vec![(node, vec![report(0)])]),
             Message::Handover(vec![entry]),

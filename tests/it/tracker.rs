@@ -1,0 +1,230 @@
+//! The tracker of a real node: what it remembers, whom it hands out, and what a crowd or a vandal can do to it.
+//!
+//! Rule: clients here are sockets of this test, and what they announce is what a client could. Real clients are in
+//! [`crate::foreign`].
+
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
+
+use crate::harness::{HTTP_PORT, Node, http_get, scratch, wait_for};
+use crate::lab::Host;
+
+const HASH: [u8; 20] = *b"a torrent of nobody!";
+/// More than any answer takes here.
+const SOON: Duration = Duration::from_secs(20);
+
+fn quoted(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("%{b:02x}")).collect()
+}
+
+fn announce(port: u16, more: &str) -> String {
+    format!("/announce?info_hash={}&peer_id=-XX0001-abcdefghijkl&port={port}&left=5&compact=1{more}", quoted(&HASH))
+}
+
+/// The compact peers of an answer; its reason if it is a refusal.
+fn peers(body: &[u8]) -> Vec<SocketAddrV4> {
+    let key = b"5:peers";
+    let at = body.windows(key.len()).position(|w| w == key).unwrap_or_else(|| panic!("{}", body.escape_ascii()));
+    let rest = &body[at + key.len()..];
+    let colon = rest.iter().position(|b| *b == b':').expect("a byte string");
+    let len: usize = std::str::from_utf8(&rest[..colon]).expect("digits").parse().expect("a length");
+    let addr = |p: &[u8]| SocketAddrV4::new(Ipv4Addr::new(p[0], p[1], p[2], p[3]), u16::from_be_bytes([p[4], p[5]]));
+    rest[colon + 1..][..len].chunks(6).map(addr).collect()
+}
+
+fn count(haystack: &[u8], needle: &[u8]) -> usize {
+    haystack.windows(needle.len()).filter(|w| *w == needle).count()
+}
+
+/// How many whole HTTP answers these bytes begin with.
+fn whole_answers(mut bytes: &[u8]) -> usize {
+    let mut whole = 0;
+    while let Some(end) = bytes.windows(4).position(|w| w == b"\r\n\r\n") {
+        let head = String::from_utf8_lossy(&bytes[..end]).to_ascii_lowercase();
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).expect("a length");
+        let Some(rest) = bytes.get(end + 4 + length.parse::<usize>().expect("a number")..) else { break };
+        (bytes, whole) = (rest, whole + 1);
+    }
+    whole
+}
+
+/// A connection to a node's HTTP port that stays open.
+struct Client(TcpStream);
+
+impl Client {
+    fn of(node: &Node) -> Self {
+        let stream = TcpStream::connect((node.host.addr(), HTTP_PORT)).expect("the port is open");
+        stream.set_read_timeout(Some(SOON)).expect("a socket takes a timeout");
+        Self(stream)
+    }
+
+    /// Asks all at once and reads until each has its answer.
+    fn ask(&mut self, paths: &[String]) -> Vec<u8> {
+        let heads: String = paths.iter().map(|path| format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n")).collect();
+        self.0.write_all(heads.as_bytes()).expect("the node listens");
+        let (mut answers, mut buffer) = (Vec::new(), [0; 16 * 1024]);
+        while whole_answers(&answers) < paths.len() {
+            let len = self.0.read(&mut buffer).expect("the node answers");
+            assert!(len > 0, "the node hangs up after {}", answers.escape_ascii());
+            answers.extend_from_slice(&buffer[..len]);
+        }
+        answers
+    }
+}
+
+#[test]
+fn counters_and_names_outlive_a_kill_and_a_restart() {
+    let dir = scratch();
+    let host = Host::loopback(71);
+    let mut node = Node::start(&host, dir.path(), "pc01", &["--mesh", "counters", "--open-tracker"]);
+    let to = SocketAddr::new(host.addr(), HTTP_PORT);
+    let left_0 = announce(6881, "").replace("left=5", "left=0");
+    for event in ["started", "completed", "completed"] {
+        assert_eq!(http_get(&host, to, &format!("{left_0}&event={event}")).0, 200);
+    }
+    let hash: String = HASH.iter().map(|b| format!("{b:02x}")).collect();
+    let body = format!("{{\"info_hash\": \"{hash}\", \"name\": \"Debian 13.iso\", \"size\": 700000000}}");
+    let mut stream = TcpStream::connect(to).expect("the port is open");
+    let head = format!("POST /api/register HTTP/1.1\r\nHost: {to}\r\nContent-Type: application/json\r\n");
+    let length = body.len();
+    write!(stream, "{head}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}").expect("the node listens");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+
+    let kept = dir.path().join("pc01/state/tracker");
+    let line = format!("{hash} 1 700000000 Debian 13.iso\n");
+    wait_for(SOON, "the counters to be kept", || (std::fs::read_to_string(&kept).ok()? == line).then_some(()));
+    node.kill_9();
+    node.restart();
+    let entry = b"d8:completei0e10:downloadedi1e10:incompletei0e4:name13:Debian 13.isoe";
+    for path in [format!("/scrape?info_hash={}", quoted(&HASH)), "/scrape".to_owned()] {
+        let (code, body) = http_get(&host, to, &path);
+        assert!(code == 200 && count(&body, entry) == 1, "{path}: {}", body.escape_ascii());
+    }
+    let (_, page) = node.page("/");
+    assert_eq!(count(&page, b"<bdi>Debian 13.iso</bdi>"), 1);
+    // A clean end keeps what a second has not.
+    http_get(&host, to, &format!("{left_0}&event=completed"));
+    assert!(node.stop().success());
+    let kept = std::fs::read_to_string(&kept).expect("it is kept");
+    assert_eq!(kept, line.replace(" 1 7", " 2 7"));
+}
+
+#[test]
+fn whoever_lies_about_its_port_is_handed_to_nobody() {
+    let dir = scratch();
+    let host = Host::loopback(72);
+    let _node = Node::start(&host, dir.path(), "pc01", &["--mesh", "liars", "--open-tracker"]);
+    let to = SocketAddr::new(host.addr(), HTTP_PORT);
+    let answering = |words: &'static [u8]| {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let port = listener.local_addr().expect("it has an address").port();
+        std::thread::spawn(move || {
+            while let Ok((mut stream, _)) = listener.accept() {
+                // Whoever looked may have seen enough.
+                let _ = stream.write_all(words);
+            }
+        });
+        port
+    };
+    let honest = answering(b"\x13BitTorrent protocol\0\0\0\0\0\0\0\0");
+    let ssh = answering(b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n");
+    let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|l| l.local_addr()).expect("a free port").port();
+    let ask = |port: u16| peers(&http_get(&host, to, &announce(port, "")).1);
+    for port in [ssh, closed] {
+        ask(port);
+    }
+    let seen = wait_for(SOON, "the honest client to be handed out", || {
+        ask(honest);
+        Some(ask(closed)).filter(|seen| !seen.is_empty())
+    });
+    assert_eq!(seen.iter().map(SocketAddrV4::port).collect::<Vec<_>>(), [honest]);
+    for port in [ssh, closed] {
+        assert!(ask(port).iter().all(|peer| peer.port() == honest));
+    }
+    let (_, body) = http_get(&host, to, "/scrape");
+    assert_eq!(count(&body, b"10:incompletei3e"), 1, "all are counted: {}", body.escape_ascii());
+}
+
+/// By a proxy, since one machine may not have so many; the limits of the book are those of a node that was told nothing.
+#[test]
+fn a_hundred_thousand_peers_of_one_torrent_take_less_than_250_bytes_each() {
+    const PEERS: u32 = 100_000;
+    let dir = scratch();
+    let host = Host::loopback(73);
+    let proxy = host.addr().to_string();
+    let words =
+        ["--mesh", "many", "--open-tracker", "--trusted-proxy", &format!("{proxy},127.0.0.1"), "--nat-check", "0"];
+    let node = Node::start(&host, dir.path(), "pc01", &words);
+    let mut client = Client::of(&node);
+    client.ask(&[announce(6881, "&numwant=0")]);
+    let before = node.memory();
+    for first in (1..PEERS).step_by(20) {
+        let path = |n: u32| announce(6881, &format!("&numwant=5&ip={}", Ipv4Addr::from(0x0a00_0000 | n)));
+        client.ask(&(first..PEERS.min(first + 20)).map(path).collect::<Vec<_>>());
+    }
+    let each = (node.memory() - before) / u64::from(PEERS);
+    assert!(each <= 250, "{each} bytes each");
+    let to = SocketAddr::new(host.addr(), HTTP_PORT);
+    let (_, body) = http_get(&host, to, "/scrape");
+    assert_eq!(count(&body, format!("10:incompletei{PEERS}e").as_bytes()), 1, "{}", body.escape_ascii());
+    let told = peers(&client.ask(&[announce(6881, "")]));
+    let distinct: std::collections::BTreeSet<_> = told.iter().collect();
+    assert_eq!((told.len(), distinct.len()), (50, 50));
+    assert_eq!(node.page("/").0, 200);
+    assert_eq!(node.role().as_deref(), Some("solo"));
+}
+
+#[test]
+fn a_flood_of_noise_and_of_announces_keeps_nobody_from_the_tracker_or_the_page() {
+    const NOISE: u64 = 20_000;
+    let dir = scratch();
+    let host = Host::loopback(74);
+    let words = ["--mesh", "flood", "--open-tracker", "--announces-per-address", "100"];
+    let node = Node::start(&host, dir.path(), "pc01", &words);
+    let to = SocketAddr::new(host.addr(), HTTP_PORT);
+    let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    let mut state = 1_u64;
+    let mut random = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state >> 33
+    };
+    let good = announce(6881, "");
+    for n in 0..NOISE {
+        let mut noise: Vec<u8> = (0..random() % 120).map(|_| random() as u8).collect();
+        if n % 2 == 0 && noise.len() >= 16 {
+            // Plausible at first sight: an action, and the marks of a connect.
+            noise[8..12].copy_from_slice(&[0, 0, 0, (n % 4) as u8]);
+            noise[..8].copy_from_slice(&0x0417_2710_1980_u64.to_be_bytes());
+        }
+        // A full buffer drops it, which is right.
+        let _ = udp.send_to(&noise, to);
+        if n % 20 == 0 {
+            let mut request = format!("GET {good} HTTP/1.1\r\n\r\n").into_bytes();
+            for _ in 0..=random() % 4 {
+                let at = random() as usize % request.len();
+                request[at] = random() as u8;
+            }
+            let mut stream = TcpStream::connect(to).expect("the port is open");
+            // It may hang up in the middle.
+            let _ = stream.write_all(&request);
+        }
+    }
+    // As many announces as one address can make, on one connection: most are told to wait.
+    let mut client = Client::of(&node);
+    let (mut answered, mut refused) = (0, 0);
+    for _ in 0..250 {
+        let answers = client.ask(&vec![good.clone(); 20]);
+        answered += count(&answers, b"8:intervali30e");
+        refused += count(&answers, b"too many announces from your address");
+    }
+    assert_eq!(answered + refused, 5000);
+    assert!(refused > 0, "one address announces 5000 times, and nobody stops it");
+    // Somebody else is served at once.
+    let (code, body) = http_get(&host, to, "/scrape");
+    assert!(code == 200 && count(&body, b"10:incomplete") > 0);
+    assert_eq!(node.page("/").0, 200);
+    assert_eq!(node.role().as_deref(), Some("solo"));
+}
