@@ -293,7 +293,7 @@ pub struct BookReplica {
 }
 
 /// What a person calls a torrent of an open tracker that no cache of ours holds.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct RegisteredName {
     /// The torrent.
     pub info_hash: InfoHash,
