@@ -162,6 +162,6 @@ async fn settled(client: &mut Client, enough: impl Fn(&Status) -> bool) -> Resul
         if enough(&status) || tokio::time::Instant::now() >= until {
             return Ok(status);
         }
-        tokio::time::sleep(LOOK_EVERY).await;
+        client.wait(LOOK_EVERY).await?;
     }
 }

@@ -16,6 +16,7 @@ use serde::Deserialize;
 
 pub mod values;
 
+use crate::io::ownership::Ownership;
 use values::{Extension, FileMode, Join, Label, MeshKey, one, read, several};
 
 use crate::io::tracker::{Policy, ScrapeAllowed};
@@ -47,6 +48,12 @@ pub struct Settings {
     )]
     #[serde(deserialize_with = "several")]
     pub library: Option<Vec<PathBuf>>,
+    /// Where .torrent files are kept, if not beside their images.
+    ///
+    /// By the same names, one sub-folder deep. A .torrent of another tracker may be put there as well as into the cache.
+    #[arg(long, env = "LABMESH_TORRENTS", hide_env_values = true, value_name = "DIR", value_parser = read::<PathBuf>)]
+    #[serde(deserialize_with = "one")]
+    pub torrents: Option<PathBuf>,
     /// Where the node keeps its identity and what it knows of the cache.
     ///
     /// Without this key: /var/lib/labmesh/state, or ~/.local/share/labmesh/state for a node that does not run as root.
@@ -216,10 +223,37 @@ pub struct Settings {
     #[serde(deserialize_with = "one")]
     pub register_token: Option<PathBuf>,
     /// Which files are images, by the end of their names.
+    ///
+    /// "*" is every file but those that lie beside images, such as .torrent and .sum.
     #[arg(long, env = "LABMESH_EXTENSIONS", hide_env_values = true, value_name = "EXT", value_delimiter = ',',
         hide_short_help = true, value_parser = read::<Extension>)]
     #[serde(deserialize_with = "several")]
     pub extensions: Option<Vec<Extension>>,
+    /// Whether an image that has a .torrent is read once to see that they fit.
+    ///
+    /// With false an image is believed if its length fits, as btlaunchmany does with check_hashes 0. Whoever fetches it
+    /// checks every piece all the same.
+    #[arg(long, env = "LABMESH_CHECK_HASHES", hide_env_values = true, value_name = "BOOL", hide_short_help = true,
+        value_parser = read::<bool>)]
+    #[serde(deserialize_with = "one")]
+    pub check_hashes: Option<bool>,
+    /// The owner of images, torrents and sums that this node makes, by name or number.
+    ///
+    /// Only root may give files away. Without this key: the user whom the node runs as.
+    #[arg(long, env = "LABMESH_FILE_OWNER", hide_env_values = true, value_name = "USER", hide_short_help = true,
+        value_parser = read::<String>)]
+    #[serde(deserialize_with = "one")]
+    pub file_owner: Option<String>,
+    /// Their group, by name or number.
+    #[arg(long, env = "LABMESH_FILE_GROUP", hide_env_values = true, value_name = "GROUP", hide_short_help = true,
+        value_parser = read::<String>)]
+    #[serde(deserialize_with = "one")]
+    pub file_group: Option<String>,
+    /// Their permissions.
+    #[arg(long, env = "LABMESH_FILE_MODE", hide_env_values = true, value_name = "OCTAL", hide_short_help = true,
+        value_parser = read::<FileMode>)]
+    #[serde(deserialize_with = "one")]
+    pub file_mode: Option<FileMode>,
     /// Memory for pieces that are on their way, at least 64 MiB.
     #[arg(long, env = "LABMESH_PIECE_BUFFER", hide_env_values = true, value_name = "SIZE", hide_short_help = true,
         value_parser = read::<bytesize::ByteSize>)]
@@ -249,6 +283,7 @@ pub struct Settings {
 const DEFAULTS: &[(&str, &str, bool)] = &[
     ("cache", r#""/var/lib/labmesh/images""#, false),
     ("library", r#"["/mnt/images"]"#, false),
+    ("torrents", r#""/var/lib/labmesh/torrents""#, false),
     ("state", r#""/var/lib/labmesh/state""#, false),
     ("mesh", r#""labmesh""#, true),
     ("key", r#""/etc/labmesh/mesh.key""#, false),
@@ -276,6 +311,10 @@ const DEFAULTS: &[(&str, &str, bool)] = &[
     ("trusted_proxy", r#"["10.1.2.3"]"#, false),
     ("register_token", r#""/etc/labmesh/register.token""#, false),
     ("extensions", r#"["img", "dsk", "pgz", "iso", "qcow2", "img.zst", "img.gz", "img.xz", "img.lz4"]"#, true),
+    ("check_hashes", "true", true),
+    ("file_owner", r#""opengnsys""#, false),
+    ("file_group", r#""opengnsys""#, false),
+    ("file_mode", r#""0644""#, true),
     ("piece_buffer", r#""256 MiB""#, true),
     ("socket_mode", r#""0600""#, true),
     ("socket_group", r#""labmesh""#, false),
@@ -323,6 +362,7 @@ impl Settings {
         Self {
             cache: self.cache.or(below.cache),
             library: self.library.or(below.library),
+            torrents: self.torrents.or(below.torrents),
             state: self.state.or(below.state),
             mesh: self.mesh.or(below.mesh),
             key: self.key.or(below.key),
@@ -350,6 +390,10 @@ impl Settings {
             trusted_proxy: self.trusted_proxy.or(below.trusted_proxy),
             register_token: self.register_token.or(below.register_token),
             extensions: self.extensions.or(below.extensions),
+            check_hashes: self.check_hashes.or(below.check_hashes),
+            file_owner: self.file_owner.or(below.file_owner),
+            file_group: self.file_group.or(below.file_group),
+            file_mode: self.file_mode.or(below.file_mode),
             piece_buffer: self.piece_buffer.or(below.piece_buffer),
             socket_mode: self.socket_mode.or(below.socket_mode),
             socket_group: self.socket_group.or(below.socket_group),
@@ -413,6 +457,8 @@ pub struct Config {
     pub cache: PathBuf,
     /// Read-only image folders; absolute.
     pub libraries: Vec<PathBuf>,
+    /// Where torrents are kept, if not beside their images; absolute.
+    pub torrents: Option<PathBuf>,
     /// Identity, terms, cache index; absolute.
     pub state: PathBuf,
     /// The mesh's name.
@@ -451,6 +497,10 @@ pub struct Config {
     pub tracker_policy: Policy,
     /// Which files are images.
     pub extensions: Vec<Extension>,
+    /// Whether images are checked against the torrents that they come with.
+    pub check_hashes: bool,
+    /// Whose the files are that the node makes in image folders.
+    pub ownership: Ownership,
     /// Bytes of pieces in flight.
     pub piece_buffer: u64,
     /// The local socket.
@@ -519,12 +569,16 @@ impl Config {
             values::check_interface(interface)?;
         }
         let (tracker, tracker_policy) = check_tracker(&s)?;
+        let mode = s.file_mode.expect(WHY).0;
+        let ownership = Ownership::new(s.file_owner.as_deref(), s.file_group.as_deref(), mode)
+            .context("file_owner and file_group")?;
         let absolute = |path: PathBuf| std::path::absolute(&path).with_context(|| format!("bad path {path:?}"));
         let cache = s.cache.map_or_else(|| data_folder("images"), Ok)?;
         let state = s.state.map_or_else(|| data_folder("state"), Ok)?;
         Ok(Self {
             cache: absolute(cache)?,
             libraries: s.library.unwrap_or_default().into_iter().map(absolute).collect::<Result<_, _>>()?,
+            torrents: s.torrents.map(absolute).transpose()?,
             state: absolute(state)?,
             mesh: s.mesh.expect(WHY).to_string(),
             key,
@@ -544,6 +598,8 @@ impl Config {
             tracker,
             tracker_policy,
             extensions: s.extensions.expect(WHY),
+            check_hashes: s.check_hashes.expect(WHY),
+            ownership,
             piece_buffer,
             socket: SocketConfig {
                 path: absolute(s.socket.map_or_else(default_socket, Ok)?)?,
@@ -654,7 +710,7 @@ mod tests {
         });
         let settings: Settings = toml::from_str(&all).unwrap();
         assert_eq!(settings.key.as_deref(), Some(Path::new("/etc/labmesh/mesh.key")));
-        assert_eq!(DEFAULTS.len(), 33, "every key of Settings has a line in the printed default");
+        assert_eq!(DEFAULTS.len(), 37, "every key of Settings has a line in the printed default");
     }
 
     #[test]
@@ -692,6 +748,7 @@ mod tests {
         refused("bind = \"10.0.0.1\"\ninterface = \"eth0\"", &["both set"]);
         refused("piece_buffer = \"1 MiB\"", &["at least 64 MiB"]);
         refused("socket_mode = \"0999\"", &["octal"]);
+        refused("file_owner = \"nobody here\"", &["no user \"nobody here\""]);
         refused("reannounce_interval = 0", &["must be 1s to 1day"]);
         refused("timeout_downloaders_interval = 30", &["at least twice reannounce_interval (30s)"]);
         refused("response_size = 201", &["at most 200"]);

@@ -21,10 +21,11 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::config::Config;
 use crate::io;
+use crate::io::announcer::Trackers;
 use crate::io::buffers::{Buffer, Buffers};
 use crate::io::cache::Cache;
 use crate::io::control::{Control, ControlError};
-use crate::io::disk::Disk;
+use crate::io::disk::{self, Disk};
 use crate::io::heartbeat::{Heartbeat, HeartbeatError};
 use crate::io::identity::{Identity, MeshKey};
 use crate::io::interfaces::Place;
@@ -183,7 +184,13 @@ pub async fn run(
     let mut end_of_pages = end.clone();
     let page_mesh = web::Mesh { name: config.mesh.clone(), host: host.clone() };
     let pages = bind_pages(&config, &place, &handle, &page_mesh, async move { drop(end_of_pages.changed().await) })?;
-    let disk = Disk::start(config.cache.clone(), &config.libraries, buffers, events.clone())?;
+    let folders = disk::Folders {
+        cache: config.cache.clone(),
+        libraries: config.libraries.clone(),
+        torrents: config.torrents.clone(),
+        ownership: config.ownership,
+    };
+    let disk = Disk::start(folders, buffers, events.clone())?;
     // First the socket: a second node on it is refused before it has begun to hash.
     let listener = socket::Listener::bind(&config.socket)?;
     let cache = Cache::start(&config, &host, events.clone())?;
@@ -194,6 +201,7 @@ pub async fn run(
     let setup = Setup {
         ports: Ports { peer: peers.local_port(), http: pages.addr.port() },
         mesh,
+        host,
         place,
         identity,
         peers,
@@ -298,6 +306,8 @@ struct Ports {
 struct Setup {
     ports: Ports,
     mesh: MeshKey,
+    /// The mesh's host name.
+    host: String,
     place: Place,
     identity: Arc<Identity>,
     peers: Peers,
@@ -344,6 +354,7 @@ struct Driver {
     mdns: Mdns,
     heartbeat: Heartbeat,
     heard: mpsc::Receiver<io::Event>,
+    trackers: Trackers,
     peers: Peers,
     disk: Disk,
     cache: Cache,
@@ -370,7 +381,7 @@ struct Driver {
 
 impl Driver {
     fn start(config: Config, setup: Setup) -> anyhow::Result<Self> {
-        let Setup { ports, mesh, place, identity, peers, cache, disk, book, events, broadcast, runtime } = setup;
+        let Setup { ports, mesh, host, place, identity, peers, cache, disk, book, events, broadcast, runtime } = setup;
         let (beats, heard) = mpsc::channel(BEATS_MAX);
         let (control, heartbeat) = bind_control(&config, &place, &identity, &mesh, &beats)?;
         let control_port = control.local_addr().port();
@@ -398,6 +409,7 @@ impl Driver {
             peer_port: ports.peer,
             http_port: ports.http,
             tracker: config.tracker,
+            mesh_host: host,
             piece_buffer_bytes: config.piece_buffer,
             block_bytes: proto::LARGE_BLOCK_BYTES,
             seed,
@@ -414,6 +426,7 @@ impl Driver {
             mdns,
             heartbeat,
             heard,
+            trackers: Trackers::new(runtime.clone(), place.listen_ip(), events.clone()),
             peers,
             disk,
             cache,
@@ -476,7 +489,19 @@ impl Driver {
             self.carry_out();
             self.hand_answers_out();
         }
+        let goodbyes = async { tokio::time::timeout(FAREWELL, self.say_goodbye(&mut reported)).await };
+        // What was not answered in time is not waited for.
+        let _ = goodbyes.await;
         self.control.flush(FAREWELL).await;
+    }
+
+    /// Until the trackers of others have heard that this node leaves: over UDP that takes two questions.
+    async fn say_goodbye(&mut self, reported: &mut mpsc::Receiver<io::Event>) {
+        while !self.trackers.is_idle() {
+            let Some(event) = reported.recv().await else { return };
+            self.take(event);
+            self.carry_out();
+        }
     }
 
     /// Something was reported by a part.
@@ -584,6 +609,8 @@ impl Driver {
             Output::Send { to, message } => self.control.send(to, message),
             Output::Gossip(message) => self.control.gossip(message),
             Output::Persist { epoch } => self.identity.persist_epoch(epoch, self.events.clone()),
+            Output::AskTracker { id, tracker, request } => self.trackers.ask(id, tracker, request),
+            Output::TrackerDone(id) => self.trackers.done(id),
             Output::DialPeer { image, addr, handshake } => self.peers.dial(image, addr, handshake),
             Output::Accept { conn, image, handshake } => {
                 if let Some(source) = self.disk.source(image) {

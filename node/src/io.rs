@@ -21,7 +21,10 @@ pub mod identity;
 pub mod interfaces;
 pub mod mdns;
 
+pub mod announcer;
 pub mod cache;
+pub mod http;
+pub mod ownership;
 pub mod socket;
 pub mod tracker;
 

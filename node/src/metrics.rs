@@ -297,6 +297,7 @@ mod tests {
             missing_pieces: 0,
             last_seen_on: vec![],
             sources: vec![],
+            tracker: None,
             error: None,
         };
         let node = NodeStatus {

@@ -190,6 +190,8 @@ pub struct Transfer {
     pub last_seen_on: Vec<String>,
     /// From whom, and to whom, how much.
     pub sources: Vec<Source>,
+    /// What the tracker of others that its torrent names has said last; `null` = there is none.
+    pub tracker: Option<String>,
     /// Why it stopped, if it failed.
     pub error: Option<String>,
     /// What kind of failure that is: `no-space`, `damaged` or `failed`.
@@ -428,6 +430,7 @@ impl Transfer {
                 })
                 .collect(),
             error: t.error.as_ref().map(ToString::to_string),
+            tracker: t.tracker.clone(),
             error_kind: t.error.as_ref().map(|error| Failure::from(error).exit),
             path: path.display().to_string(),
         }
@@ -585,6 +588,7 @@ mod tests {
             missing_pieces: 412,
             last_seen_on: vec!["pc07".into()],
             sources: vec![("pc01".into(), 10, 20)],
+            tracker: None,
             error: None,
         }
     }

@@ -174,6 +174,8 @@ pub struct Config {
     pub http_port: u16,
     /// What its tracker does.
     pub tracker: TrackerConfig,
+    /// The mesh's host name, such as `labmesh.local`: a torrent that names it as its tracker is the mesh's own.
+    pub mesh_host: String,
     /// Bytes of pieces in flight that the driver has buffers for.
     pub piece_buffer_bytes: u64,
     /// The longest block that it asks of our own nodes and serves: [`LARGE_BLOCK_BYTES`]; only the simulator has rooms
@@ -324,6 +326,18 @@ pub const NUMWANT_DEFAULT: usize = 50;
 pub const NUMWANT_MAX: usize = 200;
 /// Info hashes in one UDP scrape (BEP 15: about 74 fit in a datagram that is not fragmented).
 pub const SCRAPE_HASHES_MAX: usize = 74;
+/// The shortest interval of somebody else's tracker that is obeyed as it is; bttrack in OpenGnsys says 10 s.
+pub const ANNOUNCE_INTERVAL_TOLD_MIN: Duration = Duration::from_secs(5);
+/// The longest that is obeyed; a tracker that says a year is asked again all the same.
+pub const ANNOUNCE_INTERVAL_TOLD_MAX: Duration = Duration::from_secs(6 * 3600);
+/// The longest answer of somebody else's tracker: a thousand peers as dictionaries.
+pub const TRACKER_ANSWER_BYTES_MAX: usize = 256 * 1024;
+/// Trackers of one torrent that are asked; the rest of its list is not looked at.
+pub const TRACKERS_PER_TORRENT_MAX: usize = 32;
+/// Questions to trackers that wait for an answer at once: five hundred torrents at the start of a node are a queue.
+pub const TRACKER_QUESTIONS_MAX: usize = 32;
+/// Goodbyes to trackers that wait for an answer at once; the oldest are given up.
+pub const TRACKER_GOODBYES_MAX: usize = 256;
 /// The longest UDP answer: fits in an Ethernet frame with IPv6 and a tunnel's header.
 pub const DATAGRAM_BYTES_MAX: usize = 1400;
 

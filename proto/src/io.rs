@@ -20,6 +20,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use crate::announcer::{Answer, Request};
 use crate::bitfield::Bitfield;
 use crate::config::{Mode, SeedTime};
 use crate::error::{CloseReason, DiskError};
@@ -28,6 +29,7 @@ use crate::wire::control::{self, Beat, BookReplica, RegisteredName};
 use crate::wire::http_tracker::{Announce, Announced};
 use crate::wire::metainfo::Metainfo;
 use crate::wire::peer;
+use crate::wire::tracker_client::TrackerUrl;
 
 /// Everything that can happen to a node.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -107,6 +109,15 @@ pub enum Input {
     },
     /// What an earlier life of this node put out by [`Output::SaveBook`]; said once, before anything else.
     Saved(BookReplica),
+
+    /// What a tracker of others said to [`Output::AskTracker`], or in words why it said nothing. A UDP tracker may say
+    /// more than one thing to one question.
+    TrackerSaid {
+        /// Which question.
+        id: RequestId,
+        /// The body of an HTTP answer with status 200, or a datagram.
+        result: Result<Answer, String>,
+    },
 
     // ---- data
     /// A peer connection stands: both handshakes are through, or the other side's has come and ours waits for
@@ -413,6 +424,19 @@ pub enum Output {
     },
     /// Put the tracker's counters and names on disk, for [`Input::Saved`] of the next start.
     SaveBook(BookReplica),
+
+    /// Ask a tracker of others, from the address that peers reach this node at; answered by [`Input::TrackerSaid`].
+    /// The same `id` again is a repetition, or the next datagram of one exchange, from the same port.
+    AskTracker {
+        /// Joins the answer.
+        id: RequestId,
+        /// Whom.
+        tracker: TrackerUrl,
+        /// What.
+        request: Request,
+    },
+    /// Nobody waits for that tracker any more.
+    TrackerDone(RequestId),
 
     // ---- data
     /// Open a peer connection.

@@ -16,6 +16,7 @@ pub mod id;
 
 pub mod wire;
 
+pub mod announcer;
 pub mod board;
 pub mod catalogue;
 pub mod discovery;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
+use crate::announcer::Announcer;
 use crate::board::{self, Board};
 use crate::catalogue::{self, Catalogue};
 use crate::config::{Config, Mode, SeedTime};
@@ -62,6 +63,7 @@ pub struct Node {
     roster: Roster,
     catalogue: Catalogue,
     tracker: Tracker,
+    announcer: Announcer,
     torrents: Torrents,
     board: Board,
 
@@ -96,12 +98,14 @@ impl Node {
     pub fn new(now: Time, config: Config, on_disk: Epoch) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
         let me = config.id;
+        let announcer_seed = config.seed.rotate_left(32);
         let mut node = Self {
             election: Election::new(now, me, config.weight, config.keyed, config.control_port, on_disk, rng.next_u64()),
             discovery: Discovery::new(me, rng.next_u64()),
             roster: Roster::new(now, mesh::member(&config), config.keyed),
             catalogue: Catalogue::new(me),
             tracker: Tracker::new(me, rng.next_u64(), config.tracker),
+            announcer: Announcer::new(PeerId::of_node(&me), config.peer_port, config.mesh_host.clone(), announcer_seed),
             torrents: Torrents::default(),
             board: Board::new(now, me),
             swarms: Vec::new(),
@@ -209,6 +213,9 @@ impl Node {
         if due(self.tracker.poll_timeout()) {
             self.tracker.handle_timeout(now);
         }
+        if due(self.announcer.poll_timeout()) {
+            self.announcer.handle_timeout(now);
+        }
         if due(self.torrents.poll_timeout()) {
             self.torrents.handle_timeout(now);
         }
@@ -248,6 +255,7 @@ impl Node {
             self.roster.poll_timeout(),
             self.catalogue.poll_timeout(),
             self.tracker.poll_timeout(),
+            self.announcer.poll_timeout(),
             self.torrents.poll_timeout(),
             self.board.poll_timeout(),
             self.passed_on_timeout(),
@@ -383,7 +391,7 @@ impl Node {
                     swarm::Output::Border(output) => self.outputs.push_back(output),
                     swarm::Output::Announce(announce) => {
                         self.unsettled = true;
-                        self.announce(now, announce);
+                        self.announce(now, image, announce);
                     }
                     swarm::Output::State { state, detail } => self.tell_state(image, state, detail),
                 }
@@ -416,6 +424,8 @@ impl Node {
                 self.do_for_catalogue(now, output);
             } else if let Some(output) = self.tracker.poll_output() {
                 self.do_for_tracker(now, output);
+            } else if let Some(output) = self.announcer.poll_output() {
+                self.do_for_announcer(now, output);
             } else if let Some(output) = self.torrents.poll_output() {
                 self.do_for_torrents(now, output);
             } else if let Some(output) = self.board.poll_output() {

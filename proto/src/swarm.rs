@@ -20,7 +20,7 @@ use crate::wire::control::{Neighbours, NodeAnnounce, TransferState};
 use crate::wire::metainfo::Metainfo;
 use crate::wire::peer::{Extended, Handshake, Message, Range};
 
-use self::contacts::Contacts;
+use self::contacts::{Contacts, Source};
 use self::mode::{Life, Situation};
 use self::peer::{Ledger, Peer};
 use self::picker::Picker;
@@ -63,6 +63,8 @@ pub enum Input {
     Opened(Result<Bitfield, DiskError>),
     /// The tracker's answer.
     Neighbours(Neighbours),
+    /// Peers that a tracker of others named, which the image's torrent names.
+    Strangers(Vec<SocketAddr>),
     /// See [`io::Input::PeerUp`].
     PeerUp {
         /// The connection.
@@ -284,6 +286,7 @@ impl Swarm {
         match input {
             Input::Opened(result) => self.handle_opened(now, result),
             Input::Neighbours(neighbours) => self.handle_neighbours(now, &neighbours),
+            Input::Strangers(addresses) => self.handle_strangers(now, addresses),
             Input::PeerUp { conn, addr, handshake, outgoing } => self.peer_up(now, conn, addr, &handshake, outgoing),
             Input::PeerDown(conn) => {
                 if let Some(p) = self.peer_of(conn) {
@@ -380,7 +383,7 @@ impl Swarm {
             self.announce(now, true);
             self.announce_at = Time::NEVER;
             self.review_at = Time::NEVER;
-            self.contacts.replace(now, std::iter::empty());
+            self.contacts.clear();
             for p in (0..self.peers.len()).rev() {
                 self.close(now, p, CloseReason::Withdrawn);
             }
@@ -451,7 +454,8 @@ impl Swarm {
     }
 
     fn is_busy(&self) -> bool {
-        matches!(self.life, Life::Fetching { .. }) || (self.life.is_active() && !self.peers.is_empty())
+        let others = !self.peers.is_empty() || self.contacts.has_strangers();
+        matches!(self.life, Life::Fetching { .. }) || (self.life.is_active() && others)
     }
 
     // ---- the tracker
@@ -502,25 +506,39 @@ impl Swarm {
         if std::mem::take(&mut self.unanswered) > 0 {
             self.announce_at = now + ANNOUNCE_INTERVAL;
         }
-        let me = self.me;
-        let to_dial = answer.neighbours.iter().map(|n| {
+        let (me, private) = (self.me, self.metainfo.private());
+        // BEP 27: of a private torrent only its own tracker names clients; our nodes are the one client of this lab.
+        let allowed = answer.neighbours.iter().filter(|n| !private || n.node.is_some());
+        let to_dial = allowed.map(|n| {
             let first = n.complete || n.node.is_none_or(|node| me < PeerId::of_node(&node));
             (n.addr, !first)
         });
-        self.contacts.replace(now, to_dial);
+        self.contacts.replace(now, Source::Mesh, to_dial);
         self.dial(now);
     }
 
-    /// Only who misses pieces dials: a whole copy waits to be asked.
+    fn handle_strangers(&mut self, now: Time, addresses: Vec<SocketAddr>) {
+        if self.life.is_active() {
+            self.contacts.replace(now, Source::Stranger, addresses.into_iter().map(|addr| (addr, false)));
+            self.review_at = self.review_at.min(now + REVIEW);
+            self.dial(now);
+        }
+    }
+
+    /// Who misses pieces dials everybody. A whole copy waits to be asked by our own nodes, which hear of it at once,
+    /// but dials strangers, which may not ask their tracker again for half an hour. Half of the connections stay free
+    /// for who is not a stranger.
     fn dial(&mut self, now: Time) {
-        if !matches!(self.life, Life::Fetching { .. }) {
+        let fetching = matches!(self.life, Life::Fetching { .. });
+        if !(fetching || self.life.is_active() && self.contacts.has_strangers()) {
             return;
         }
         for _ in 0..CONTACTS_DIALLED_AT_ONCE {
             let peers = &self.peers;
-            let Some(addr) = self.contacts.next(now, |addr| peers.iter().any(|p| p.listens == Some(addr))) else {
-                break;
-            };
+            let room = peers.len() < PEERS_PER_IMAGE_MAX / 2;
+            let wanted = |source| if source == Source::Stranger { room } else { fetching };
+            let connected = |addr| peers.iter().any(|p| p.listens == Some(addr));
+            let Some(addr) = self.contacts.next(now, wanted, connected) else { break };
             let handshake = self.handshake();
             self.ask_border(io::Output::DialPeer { image: self.image, addr, handshake });
         }
@@ -553,7 +571,12 @@ impl Swarm {
         };
         let sender = match sender {
             Ok(sender) => sender,
-            Err(reason) => return self.ask_border(io::Output::Close { conn, reason }),
+            Err(reason) => {
+                if outgoing {
+                    self.contacts.useless(now, addr);
+                }
+                return self.ask_border(io::Output::Close { conn, reason });
+            }
         };
         let ours = self.handshake();
         self.ask_border(io::Output::Accept { conn, image: self.image, handshake: ours });
@@ -627,6 +650,9 @@ impl Swarm {
         }
         self.serving = None;
         self.ledger.close(peer.sender);
+        if peer.outgoing && self.complete_since.is_some() {
+            self.contacts.useless(now, peer.addr);
+        }
         if peer.has.is_full() {
             self.picker.seed(false);
         } else {

@@ -8,4 +8,5 @@ pub mod control;
 pub mod http_tracker;
 pub mod metainfo;
 pub mod peer;
+pub mod tracker_client;
 pub mod udp_tracker;

@@ -45,6 +45,7 @@ impl Lines {
             Input::Announce { .. }
             | Input::Probed { .. }
             | Input::Saved(_)
+            | Input::TrackerSaid { .. }
             | Input::Command { .. }
             | Input::Shutdown => Kind::People,
             Input::PeerUp { .. }
@@ -73,6 +74,8 @@ impl Lines {
             Output::Announced { .. }
             | Output::Probe { .. }
             | Output::SaveBook(_)
+            | Output::AskTracker { .. }
+            | Output::TrackerDone(_)
             | Output::Reply { .. }
             | Output::Farewell => Kind::People,
             Output::DialPeer { .. }
@@ -109,6 +112,9 @@ impl Lines {
             }
             Input::Control { from, message } => format!("{}: {}", self.node(*from), self.message(message)),
             Input::Persisted { epoch } => format!("term {} of {} is on disk", epoch.term, self.node(epoch.node)),
+            Input::TrackerSaid { id, result } => {
+                format!("answer {}: {}", id.0, if result.is_ok() { "came" } else { "none" })
+            }
             Input::Announce { id, announce } => format!("announce {} of {}", id.0, hash(announce.info_hash)),
             Input::Probed { addr, reachable, .. } => {
                 format!("{addr} {}", if *reachable { "is a client" } else { "cannot be reached" })
@@ -164,6 +170,8 @@ impl Lines {
             Output::Announced { id, result: Err(reason) } => format!("announce {} refused: {reason}", id.0),
             Output::Probe { addr, .. } => format!("look for a client at {addr}"),
             Output::SaveBook(book) => format!("keep {} counters and {} names", book.downloaded.len(), book.names.len()),
+            Output::AskTracker { tracker, .. } => format!("asks {tracker}"),
+            Output::TrackerDone(id) => format!("question {} is over", id.0),
             Output::DialPeer { image, addr, .. } => format!("dial {} for {}", place(*addr), number(*image)),
             Output::Accept { conn: slot, image, .. } => format!("{} accepted for {}", conn(slot), number(*image)),
             Output::Close { conn: slot, reason } => format!("{} close: {reason}", conn(slot)),

@@ -447,15 +447,13 @@ impl World {
             }
             Output::Beacon(beat) => {
                 for to in (0..self.machines.len()).filter(|to| *to != me) {
-                    if self.is_lost(self.scenario.lab.lost_multicasts_permille) {
-                        continue;
+                    if !self.is_lost(self.scenario.lab.lost_multicasts_permille) {
+                        self.later(self.latency(), Event::Datagram { from: me, to, beat: Box::new(beat) });
                     }
-                    self.later(self.latency(), Event::Datagram { from: me, to, beat: Box::new(beat) });
                 }
             }
             Output::Dial { node, addr } => {
-                let life = self.machines[me].life;
-                self.later(self.latency(), Event::ControlDial { from: me, life, node, addr });
+                self.later(self.latency(), Event::ControlDial { from: me, life: self.machines[me].life, node, addr });
             }
             Output::Hangup(node) => self.hang_up(me, node),
             Output::Send { to, message } => {
@@ -481,8 +479,8 @@ impl World {
             Output::Peer { conn, message } => self.send_item(me, conn, Item::Message(message)),
             Output::SendBlock { conn, image, block } => self.read_and_send(me, conn, image, block),
             Output::Have { piece, to, .. } => {
-                to.into_iter()
-                    .for_each(|conn| self.send_item(me, conn, Item::Message(peer::Message::Have(piece.get()))));
+                let have = || Item::Message(peer::Message::Have(piece.get()));
+                to.into_iter().for_each(|conn| self.send_item(me, conn, have()));
             }
             Output::Reply { id, reply } => self.replied(me, id, &reply),
             Output::Open { .. }
@@ -498,12 +496,14 @@ impl World {
                 let copies = self.machines[me].disk.copies.iter_mut();
                 copies.filter(|((own, _), _)| *own == name).for_each(|(_, copy)| copy.stopped = stopped);
             }
-            // Foreign clients, pages and host names have no place here; events were heard before.
-            // There are no foreign clients here, and what the tracker counted is not looked at after a restart.
+            // Foreign clients, pages, host names and other people's trackers have no place here; what the tracker counted
+            // is not looked at after a restart; events were heard before.
             Output::HostName(_)
             | Output::Announced { .. }
             | Output::Probe { .. }
             | Output::SaveBook(_)
+            | Output::AskTracker { .. }
+            | Output::TrackerDone(_)
             | Output::Event(_)
             | Output::Farewell => {}
         }

@@ -1,21 +1,49 @@
-"""Other people's clients for the benchmarks: their command lines, and a tracker of a few lines.
+"""Other people's programs for the benchmarks: their command lines, and a tracker of a few lines.
 
 The tracker is not ours, so that ours decides nothing. Run as a program, `foreign.py PORT`, this file is that tracker.
+Every BitTorrent client goes on seeding once its copy is whole, as ours does, and says by itself that it is: aria2 and
+Transmission by the script that they run then, libtorrent in a line.
 """
 import http.server
+import json
 import os
+import select
+import shutil
 import socket
 import struct
 import subprocess
 import sys
 import time
 import urllib.parse
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Callable
 
 sys.path.insert(0, str(Path(__file__).parent))
 from benchlab import ROOT, wait_for  # noqa: E402
 
-CLIENT = ROOT / "tests/foreign/libtorrent_client"
+LIBTORRENT = ROOT / "tests/foreign/libtorrent_client"
+# Longer than any of them takes.
+PATIENCE = 600
+HOOK = '#!/bin/sh\necho done >"$(dirname "${3:-$TR_TORRENT_DIR/$TR_TORRENT_NAME}")/done"\n'
+
+
+@dataclass
+class Client:
+    """Who fetches: `start` begins it, `wait` returns once the copy is whole."""
+    host: int
+    copy: Path
+    start: Callable
+    wait: Callable
+
+
+@dataclass
+class Team:
+    """Everybody of one kind in a room: seeds by host, clients, other programs, what to delete."""
+    seeds: dict
+    clients: list
+    others: list = field(default_factory=list)
+    folders: list = field(default_factory=list)
 
 
 def serve_tracker(port):
@@ -40,40 +68,111 @@ def serve_tracker(port):
     http.server.ThreadingHTTPServer(("", port), Handler).serve_forever()
 
 
-def aria2(folder, torrent, *words):
+def aria2(folder, torrent, _address):
     return ["aria2c", "--enable-dht=false", "--enable-dht6=false", "--bt-enable-lpd=false", "--no-conf=true",
             "--enable-peer-exchange=false", "--listen-port=6881", "--file-allocation=none", "--check-integrity=true",
-            "--bt-max-peers=0", *words, "--dir", folder, torrent]
+            "--bt-max-peers=0", "--seed-ratio=0.0", "--on-bt-download-complete", folder / "hook", "--dir", folder,
+            torrent]
 
 
-def seed_and_clients(name, lab, image, clients):
-    """A seed on host 1 that has found its tracker; what starts the clients, their copies, other children, folders."""
+def transmission(folder, torrent, _address):
+    config = folder / "config"
+    config.mkdir()
+    settings = {"dht-enabled": False, "lpd-enabled": False, "pex-enabled": False, "utp-enabled": False,
+                "port-forwarding-enabled": False, "preallocation": 0, "speed-limit-up-enabled": False,
+                "speed-limit-down-enabled": False, "upload-slots-per-torrent": 14}
+    (config / "settings.json").write_text(json.dumps(settings))
+    return ["transmission-cli", "-g", config, "-p", "6881", "-M", "-U", "-D", "-f", folder / "hook", "-w", folder,
+            torrent]
+
+
+def libtorrent(folder, torrent, address):
+    return [LIBTORRENT, torrent, folder, "seed", address]
+
+
+BITTORRENT = {"aria2": aria2, "libtorrent": libtorrent, "transmission": transmission}
+PROGRAMS = {"aria2": "aria2c", "transmission": "transmission-cli", "udpcast": "udp-sender"}
+
+
+def installed(name):
+    if name == "libtorrent":
+        return subprocess.run([sys.executable, "-c", "import libtorrent"], capture_output=True).returncode == 0
+    return shutil.which(PROGRAMS[name]) is not None
+
+
+def hooked(folder):
+    """A script that a client runs when it is done, and what waits for it."""
+    hook, pipe = folder / "hook", folder / "done"
+    hook.write_text(HOOK)
+    hook.chmod(0o755)
+    os.mkfifo(pipe)
+    handle = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)
+
+    def wait(_child):
+        if not select.select([handle], [], [], PATIENCE)[0]:
+            sys.exit(f"no copy in {folder} within {PATIENCE} s")
+        os.close(handle)
+
+    return wait
+
+
+def says_complete(child):
+    """Reads what a client prints until its copy is whole."""
+    for line in child.stdout:
+        if "complete" in line:
+            return
+    sys.exit(f"{child.args} ended with {child.wait()}")
+
+
+def ends_well(child):
+    if child.wait() != 0:
+        sys.exit(f"{child.args} ended with {child.returncode}")
+
+
+def bittorrent_team(name, lab, image, holders, clients):
+    """Seeds that have found their tracker, on host 1, and clients that are not started."""
+    command = BITTORRENT[name]
     torrent = lab.dir / "bench.torrent"
     torrent.unlink(missing_ok=True)
     subprocess.run(["mktorrent", "-l", "19", "-a", f"http://{lab.addr(1)}:7070/announce", "-o", torrent, image],
                    check=True, capture_output=True)
     tracker = lab.start(1, sys.executable, __file__, "7070")
-    folders = [lab.dir / f"{name}-{n}" for n in (1, *clients)]
-    for folder in folders:
-        folder.mkdir()
-    os.link(image, folders[0] / image.name)
-    log = lab.dir / f"{name}.log"
-    log.unlink(missing_ok=True)
-    if name == "aria2":
-        seed = lab.start(1, *aria2(folders[0], torrent, "--seed-ratio=0.0"), log=log)
-        wait_for("aria2 to seed", lambda: "SEED" in log.read_text() or "listening" in log.read_text())
-    else:
-        seed = lab.start(1, CLIENT, torrent, folders[0], "seed", lab.addr(1), log=log)
-        wait_for("libtorrent to seed", lambda: "complete" in log.read_text())
-    time.sleep(1.5)  # Its first announce has no event of its own that a script could wait for.
+    wait_for("the tracker", lambda: ":7070" in subprocess.run(
+        lab.inside(1, "ss", "-tlnH"), capture_output=True, text=True).stdout)
+    team = Team({}, [], [tracker])
 
     def start(n, folder):
-        if name == "aria2":
-            return lab.start(n, *aria2(folder, torrent, "--seed-time=0"))
-        return lab.start(n, CLIENT, torrent, folder, "fetch", lab.addr(n))
+        piped = {"stdout": subprocess.PIPE, "text": True} if name == "libtorrent" else {}
+        return lab.start(n, *command(folder, torrent, lab.addr(n)), log=folder / "log", **piped)
 
-    starts = [lambda n=n, f=f: start(n, f) for n, f in zip(clients, folders[1:])]
-    return seed, starts, [folder / image.name for folder in folders[1:]], [tracker], folders
+    for n in (*holders, *clients):
+        folder = lab.dir / f"{name}-{n}"
+        folder.mkdir()
+        team.folders.append(folder)
+        wait = says_complete if name == "libtorrent" else hooked(folder)
+        if n in holders:
+            os.link(image, folder / image.name)
+            team.seeds[n] = start(n, folder)
+        else:
+            team.clients.append(Client(n, folder / image.name, lambda n=n, f=folder: start(n, f), wait))
+    # They check their copies first; what they tell the tracker then has no event that a script could wait for.
+    time.sleep(3 + image.stat().st_size / 400e6)
+    return team
+
+
+def udpcast_team(lab, image, holders, clients):
+    """A multicast to all clients together, which starts when the last of them is there."""
+    seed = holders[0]
+    sender = ["udp-sender", "--interface", "eth0", "--nokbd", "--min-receivers", len(clients), "--file", image]
+    team = Team({seed: lab.start(seed, *sender)}, [])
+    for n in clients:
+        folder = lab.dir / f"udpcast-{n}"
+        folder.mkdir()
+        team.folders.append(folder)
+        words = ["udp-receiver", "--interface", "eth0", "--nokbd", "--file", folder / image.name]
+        team.clients.append(Client(n, folder / image.name, lambda n=n, w=words: lab.start(n, *w), ends_well))
+    time.sleep(0.5)  # It does not say that it is ready.
+    return team
 
 
 if __name__ == "__main__":

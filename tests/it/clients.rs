@@ -149,7 +149,7 @@ pub(crate) fn installed(program: &str, arguments: &[&str]) -> bool {
 }
 
 /// What it prints lies beside its folder, for whoever looks for a failure.
-fn spawn(mut command: Command, folder: &Path) -> Program {
+pub(crate) fn spawn(mut command: Command, folder: &Path) -> Program {
     let log = fs::File::options().create(true).append(true).open(folder.with_extension("log"));
     let log = log.expect("the log can be written");
     let log_too = log.try_clone().expect("a handle can be copied");

@@ -159,7 +159,7 @@ fn all_clients_share_one_swarm_and_outlive_the_master() {
     }
 }
 
-fn mktorrent(image: &Path, torrent: &Path, tracker: &str, exponent: u32) {
+pub(crate) fn mktorrent(image: &Path, torrent: &Path, tracker: &str, exponent: u32) {
     let mut command = Command::new("mktorrent");
     command.args(["-l", &exponent.to_string(), "-a", tracker, "-o"]).arg(torrent).arg(image);
     let output = command.output().expect("mktorrent is installed");
@@ -167,7 +167,7 @@ fn mktorrent(image: &Path, torrent: &Path, tracker: &str, exponent: u32) {
 }
 
 /// The info hash as libtorrent reads it, which knows hybrids too.
-fn libtorrent_hash(torrent: &Path) -> String {
+pub(crate) fn libtorrent_hash(torrent: &Path) -> String {
     let output = Command::new(libtorrent_client()).arg(torrent).args(["-", "show"]).output().expect("it is installed");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).trim().to_owned()

@@ -22,6 +22,8 @@ mod lab_main;
 mod modes;
 /// The status page in a browser, the numbers before Prometheus' own tool.
 mod page;
+/// A folder of images with torrents of other people's trackers, and what is done to it by hand.
+mod seeder;
 /// The shape of the source tree.
 mod tidy;
 /// `.torrent` files made, shown, checked and mended.

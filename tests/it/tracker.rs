@@ -98,10 +98,10 @@ fn counters_and_names_outlive_a_kill_and_a_restart() {
     wait_for(SOON, "the counters to be kept", || (std::fs::read_to_string(&kept).ok()? == line).then_some(()));
     node.kill_9();
     node.restart();
-    let entry = format!("d8:completei0e10:downloadedi1e10:incompletei0e4:name13:Debian 13.isoe");
+    let entry = b"d8:completei0e10:downloadedi1e10:incompletei0e4:name13:Debian 13.isoe";
     for path in [format!("/scrape?info_hash={}", quoted(&HASH)), "/scrape".to_owned()] {
         let (code, body) = http_get(&host, to, &path);
-        assert!(code == 200 && count(&body, entry.as_bytes()) == 1, "{path}: {}", body.escape_ascii());
+        assert!(code == 200 && count(&body, entry) == 1, "{path}: {}", body.escape_ascii());
     }
     let (_, page) = node.page("/");
     assert_eq!(count(&page, b"<bdi>Debian 13.iso</bdi>"), 1);

@@ -9,16 +9,14 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use labmesh_proto::config::TORRENT_BYTES_MAX;
 use labmesh_proto::wire::metainfo::Metainfo;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
-use tokio::time::timeout;
+use labmesh_proto::wire::tracker_client::TrackerUrl;
+use percent_encoding::{CONTROLS, utf8_percent_encode};
 
+use crate::io::http::{self, Get, HttpError};
 use crate::view::{Exit, Failure};
 
 /// For the whole of it; a `.torrent` is small and near.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// What stands before a body.
-const HEAD_BYTES_MAX: usize = 16 * 1024;
 
 /// The bytes of the `.torrent` that a person named, if it is a path or URL of one; checked to be one.
 ///
@@ -37,9 +35,7 @@ pub(super) async fn torrent(image: &str) -> anyhow::Result<Option<Vec<u8>>> {
 pub(super) async fn bytes(image: &str) -> anyhow::Result<Option<Vec<u8>>> {
     let scheme = image.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
     let bytes = match scheme.as_deref() {
-        Some("http") => {
-            timeout(PATIENCE, get(image)).await.with_context(|| format!("{image}: no answer in 10 s"))??
-        }
+        Some("http") => get(image).await?,
         Some("https") => {
             let words =
                 "https is not spoken here: use http, or fetch the .torrent with another program and give its path";
@@ -70,67 +66,25 @@ fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
 }
 
 async fn get(url: &str) -> anyhow::Result<Vec<u8>> {
-    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
-    let (host, path) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
-    if host.is_empty() || host.contains('@') || url.chars().any(|c| c.is_control() || c == ' ') {
+    // What a person types holds letters that a URL does not.
+    let Ok(TrackerUrl { host, port, target, .. }) = TrackerUrl::parse(&utf8_percent_encode(url, CONTROLS).to_string())
+    else {
         bail!("{url:?} is not a URL (spaces are written %20)");
+    };
+    let what = Get { host: &host, port, target: &target, from: None, body_max: TORRENT_BYTES_MAX, within: PATIENCE };
+    match http::get(&what).await {
+        Ok(body) => Ok(body.bytes),
+        Err(HttpError::Status { code: 404, .. }) => {
+            let words = format!("{url}: the server has no such .torrent (404)");
+            Err(Failure::new(Exit::NoSuchImage, words).into())
+        }
+        Err(error) => Err(error).with_context(|| url.to_owned()),
     }
-    let has_port = host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-    let place = if has_port { host.to_owned() } else { format!("{host}:80") };
-    let mut stream = TcpStream::connect(&place).await.with_context(|| format!("cannot connect to {place}"))?;
-    // 1.0, so that no server answers in chunks.
-    let request = format!("GET {path} HTTP/1.0\r\nHost: {host}\r\nAccept: application/x-bittorrent\r\n\r\n");
-    stream.write_all(request.as_bytes()).await?;
-    let mut answer = Vec::new();
-    let most = HEAD_BYTES_MAX + TORRENT_BYTES_MAX;
-    stream.take(most as u64 + 1).read_to_end(&mut answer).await.with_context(|| format!("{url} broke off"))?;
-    if answer.len() > most {
-        bail!("{url} answers with more than a .torrent of ours has ({TORRENT_BYTES_MAX} bytes)");
-    }
-    body(&answer).with_context(|| url.to_owned())
-}
-
-/// The body of an answer with status 200 that is as long as it says.
-fn body(answer: &[u8]) -> anyhow::Result<Vec<u8>> {
-    let end = answer.windows(4).take(HEAD_BYTES_MAX).position(|four| four == b"\r\n\r\n").context("no HTTP answer")?;
-    let (head, body) = (String::from_utf8_lossy(&answer[..end]), &answer[end + 4..]);
-    let mut lines = head.split("\r\n");
-    let status = lines.next().unwrap_or_default();
-    match status.split(' ').nth(1) {
-        Some("200") => {}
-        Some("404") => return Err(Failure::new(Exit::NoSuchImage, "the server has no such .torrent (404)").into()),
-        _ => bail!("the server answers {status:?}"),
-    }
-    let length =
-        lines.filter_map(|line| line.split_once(':')).find(|(key, _)| key.eq_ignore_ascii_case("content-length"));
-    if let Some(expected) = length.and_then(|(_, value)| value.trim().parse::<usize>().ok())
-        && expected != body.len()
-    {
-        bail!("the answer broke off: {} of {expected} bytes", body.len());
-    }
-    Ok(body.to_vec())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[track_caller]
-    fn refused(answer: &[u8], expected: &str) {
-        let error = format!("{:#}", body(answer).unwrap_err());
-        assert!(error.contains(expected), "{error}");
-    }
-
-    #[test]
-    fn only_whole_good_answers_have_a_body() {
-        assert_eq!(body(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nde").unwrap(), b"de");
-        assert_eq!(body(b"HTTP/1.0 200 OK\r\n\r\nd\r\n\r\ne").unwrap(), b"d\r\n\r\ne");
-        refused(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nde", "2 of 3 bytes");
-        refused(b"HTTP/1.1 404 Not Found\r\n\r\n", "no such .torrent");
-        refused(b"HTTP/1.1 302 Found\r\nLocation: x\r\n\r\n", "302");
-        refused(b"SSH-2.0-OpenSSH\r\n", "no HTTP answer");
-        refused(b"\r\n\r\n", "the server answers");
-    }
 
     #[tokio::test]
     async fn what_cannot_be_a_torrent_is_refused_with_a_reason() {

@@ -18,6 +18,8 @@ use crate::view::{self, Exit, Failure, Transfer};
 
 /// A transfer that is not in the status for so long was removed by somebody.
 const MISSING_MAX: Duration = Duration::from_secs(5);
+/// What is shown is at most this old, but for the end, which is seen at once.
+const SHOW_EVERY: Duration = Duration::from_millis(250);
 /// A node that has just joined may not have the catalogue yet.
 const CATALOGUE_AFTER: Duration = Duration::from_secs(3);
 
@@ -92,7 +94,7 @@ impl Get {
                 }
                 None => {}
             }
-            sleep(LOOK_EVERY).await;
+            client.wait(SHOW_EVERY).await?;
         }
     }
 
@@ -235,7 +237,7 @@ async fn stay(out: Out, client: &mut Client, info_hash: &str) -> anyhow::Result<
             }
             _ => return Ok(()),
         }
-        sleep(LOOK_EVERY).await;
+        client.wait(SHOW_EVERY).await?;
     }
 }
 

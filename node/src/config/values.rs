@@ -112,13 +112,26 @@ impl Value for Label {
     }
 }
 
-/// The end of a name that makes a file an image, without the dot: `img`, `img.zst`.
+/// The end of a name that makes a file an image, without the dot: `img`, `img.zst`; or `*` for every file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Extension(String);
 
+/// Ends of names that belong to an image, or to the work of another client on one, and are none.
+const SIDECARS: [&str; 12] =
+    ["torrent", "sum", "lock", "part", "journal", "inactive", "ant", "bf", "bfog", "new", "aria2", "mcast"];
+
 impl Extension {
+    /// Whether every file is an image.
+    pub fn is_every(&self) -> bool {
+        self.0 == "*"
+    }
+
     /// Whether a file of this name is an image of this kind, in capitals or not.
     pub fn fits(&self, name: &str) -> bool {
+        if self.is_every() {
+            let last = name.rsplit_once('.').map(|(_, last)| last.to_ascii_lowercase());
+            return !name.starts_with('.') && !last.is_some_and(|last| SIDECARS.contains(&last.as_str()));
+        }
         let (name, end) = (name.as_bytes(), self.0.as_bytes());
         let Some(dot) = name.len().checked_sub(end.len() + 1) else { return false };
         dot > 0 && name[dot] == b'.' && name[dot + 1..].eq_ignore_ascii_case(end)
@@ -135,8 +148,9 @@ impl Value for Extension {
     const EXPECTED: &'static str = "an extension such as img or img.zst";
 
     fn read(text: &str) -> Result<Self, String> {
-        /// Ends of names that belong to an image and are none.
-        const SIDECARS: [&str; 8] = ["torrent", "sum", "lock", "part", "journal", "inactive", "ant", "bf"];
+        if text == "*" {
+            return Ok(Self(text.to_owned()));
+        }
         let text = text.strip_prefix('.').unwrap_or(text);
         let good = |c: char| c.is_ascii_alphanumeric() || c == '.' || c == '-' || c == '_';
         if text.is_empty() || text.len() > 16 || !text.chars().all(good) || text.split('.').any(str::is_empty) {
@@ -338,7 +352,13 @@ mod tests {
         assert!(img.fits("a.img") && img.fits("A.IMG") && img.fits("ü.img"));
         assert!(!img.fits(".img") && !img.fits("aimg") && !img.fits("a.img.torrent") && !img.fits("img"));
         assert!(Extension::read("img.zst").unwrap().fits("win10.img.zst"));
-        for bad in ["", ".", "a..b", "img.torrent", "PART", "a/b"] {
+        let every = Extension::read("*").unwrap();
+        assert!(every.fits("a.img") && every.fits("README") && every.fits("a b.iso.zst"));
+        for sidecar in [".a.img", "a.img.torrent", "a.img.full.sum", "a.img.PART", "a.img.torrent.inactive", "x.aria2"]
+        {
+            assert!(!every.fits(sidecar), "{sidecar}");
+        }
+        for bad in ["", ".", "a..b", "img.torrent", "PART", "a/b", "**", "*.img"] {
             assert!(Extension::read(bad).is_err(), "{bad}");
         }
     }

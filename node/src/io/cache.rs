@@ -1,18 +1,20 @@
 //! The image folders: what lies there is offered, and what is asked for is done to them.
 //!
 //! Rule: a file with a known extension that has stopped growing and has a torrent that fits it is an image of this
-//! node; whatever happens to it by hand, the node hears of. The files are the truth, and what this part remembers only
-//! spares reading them again. Parts, in reading order: [`listing`] reads folders, [`sidecar`] the files beside an
-//! image, [`index`] is what is remembered over restarts, [`keeper`] decides, [`adding`] brings files in.
+//! node; a torrent of other people's trackers without its image is one that this node fetches; whatever happens to
+//! either by hand, the node hears of. The files are the truth, and what this part remembers only spares reading them
+//! again. Parts, in reading order: [`listing`] reads folders, [`sidecar`] the files beside an image, [`index`] is what
+//! is remembered over restarts, [`keeper`] decides, [`hashing`] reads images, [`adding`] brings files in.
 //!
 //! Threads: one keeps the books and never reads an image; one hashes, one image after the other on all cores; one
 //! computes full MD5s at the lowest priority. Not here: what a node does with an image (`labmesh_proto`), partial
 //! copies while they are written (`io/disk.rs`).
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -22,10 +24,12 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::spawn_blocking;
 
 use super::Events;
+use super::ownership::Ownership;
 use crate::config::Config;
 use crate::config::values::Extension;
 
 pub mod adding;
+mod hashing;
 mod index;
 mod keeper;
 mod listing;
@@ -55,11 +59,33 @@ struct Shared {
 struct Folders {
     cache: PathBuf,
     libraries: Vec<PathBuf>,
+    /// Where torrents are kept, if not beside their images.
+    torrents: Option<PathBuf>,
     state: PathBuf,
     extensions: Vec<Extension>,
     rescan_every: Duration,
+    /// Whether images are checked against torrents that were there first.
+    check_hashes: bool,
+    ownership: Ownership,
+    /// The mesh's host name: other trackers are other people's.
+    host: String,
+    /// Torrents of another name than the image that they ask for, by its relative path, as the keeper saw them last.
+    other_names: Arc<Mutex<BTreeMap<String, PathBuf>>>,
     /// What a new torrent names as its tracker; whoever hands it out writes better ones.
     tracker: String,
+}
+
+impl Folders {
+    /// The relative path of an image that lies in one of these folders.
+    fn name_of<'p>(&self, image: &'p Path) -> Option<&'p str> {
+        let mut roots = std::iter::once(&self.cache).chain(&self.libraries);
+        roots.find_map(|root| image.strip_prefix(root).ok()).and_then(Path::to_str)
+    }
+
+    /// The torrent of another name that asks for that image.
+    fn other_torrent(&self, name: &str) -> Option<PathBuf> {
+        self.other_names.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
 }
 
 impl Cache {
@@ -71,12 +97,17 @@ impl Cache {
         let folders = Folders {
             cache: config.cache.clone(),
             libraries: config.libraries.clone(),
+            torrents: config.torrents.clone(),
             state: config.state.clone(),
             extensions: config.extensions.clone(),
             rescan_every: config.rescan_interval,
+            check_hashes: config.check_hashes,
+            ownership: config.ownership,
+            host: host.to_owned(),
+            other_names: Arc::default(),
             tracker: format!("http://{host}:{}/announce", config.http_port),
         };
-        for folder in [&folders.cache, &folders.state] {
+        for folder in [&folders.cache, &folders.state].into_iter().chain(&folders.torrents) {
             std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
         }
         std::fs::read_dir(&folders.cache)
@@ -200,6 +231,11 @@ struct Stamp {
 }
 
 impl Stamp {
+    /// Of a file that may be a torrent; `None` if it is none, or an empty marker.
+    fn of_torrent(path: &Path) -> Option<Self> {
+        path.metadata().ok().filter(|m| m.is_file() && m.len() > 0).map(|m| Self::of(&m))
+    }
+
     fn of(metadata: &std::fs::Metadata) -> Self {
         use std::os::unix::fs::MetadataExt as _;
         let mtime_ns = metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec());

@@ -21,6 +21,7 @@ use labmesh_proto::wire::metainfo::Metainfo;
 
 use super::Events;
 use super::buffers::{Buffer, Buffers};
+use super::ownership::Ownership;
 use super::source::Source;
 
 mod clerk;
@@ -35,11 +36,23 @@ use place::Place;
 pub use repair::make_partial;
 use worker::{Queue, Task};
 
+/// Where files are looked for, and made.
+#[derive(Clone, Debug, Default)]
+pub struct Folders {
+    /// Where copies are made.
+    pub cache: PathBuf,
+    /// Only read.
+    pub libraries: Vec<PathBuf>,
+    /// Where `.torrent` files are kept, if not beside their images.
+    pub torrents: Option<PathBuf>,
+    /// Whose the copies are.
+    pub ownership: Ownership,
+}
+
 /// The driver's side. One method per `Output` that concerns a file; none of them waits.
 #[derive(Debug)]
 pub struct Disk {
-    /// The cache, then libraries that are only read.
-    folders: Vec<PathBuf>,
+    folders: Folders,
     images: Vec<Option<Gathering>>,
     queue: Arc<Queue>,
     clerk: mpsc::Sender<Job>,
@@ -77,11 +90,11 @@ impl Image {
 }
 
 impl Disk {
-    /// Starts the threads. `cache` is where copies are made; `libraries` are only read.
+    /// Starts the threads.
     ///
     /// # Errors
     /// If no thread can be started.
-    pub fn start(cache: PathBuf, libraries: &[PathBuf], buffers: Buffers, events: Events) -> io::Result<Self> {
+    pub fn start(folders: Folders, buffers: Buffers, events: Events) -> io::Result<Self> {
         let queue = Arc::new(Queue::default());
         let (clerk, jobs) = mpsc::channel();
         let mut threads = Vec::new();
@@ -91,9 +104,8 @@ impl Disk {
             let work = move || worker::work(&queue, &clerk, &events);
             threads.push(thread::Builder::new().name(format!("disk-{n}")).spawn(work)?);
         }
-        let keeper = Clerk::new(jobs, buffers, events.clone());
+        let keeper = Clerk::new(jobs, buffers, folders.ownership, events.clone());
         threads.push(thread::Builder::new().name("disk-clerk".into()).spawn(move || keeper.run())?);
-        let folders = std::iter::once(cache).chain(libraries.iter().cloned()).collect();
         Ok(Self { folders, images: Vec::new(), queue, clerk, threads, events })
     }
 
@@ -113,8 +125,10 @@ impl Disk {
         if self.images.len() <= index {
             self.images.resize_with(index + 1, || None);
         }
-        let places: Vec<_> = self.folders.iter().map(|folder| Place::new(folder, name)).collect();
-        let place = places[0].clone();
+        let Folders { cache, libraries, torrents, .. } = &self.folders;
+        let place = Place::new(cache, name).with_torrent_in(torrents.as_deref());
+        let elsewhere = libraries.iter().map(|library| Place::new(library, name));
+        let places: Vec<_> = std::iter::once(place.clone()).chain(elsewhere).collect();
         let source = Source::new(image, metainfo.geometry(), place.image().to_owned());
         let image = Arc::new(Image { source, metainfo, place, written: Mutex::default() });
         self.images[index] = Some(Gathering { image: Arc::clone(&image), pieces: BTreeMap::new() });

@@ -14,11 +14,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use labmesh_proto::config::{Mode, SeedTime, TORRENT_BYTES_MAX};
-use labmesh_proto::io::{Command, Reply};
+use labmesh_proto::io::{Command, Event, Reply};
 use labmesh_proto::wire::metainfo::Metainfo;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::broadcast::{self, error::TryRecvError};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
@@ -42,6 +43,9 @@ const SILENT_MAX: Duration = Duration::from_secs(60);
 pub(crate) enum Request {
     /// For [`view::Status`].
     Status,
+    /// Answered when something happens that a person would notice, or has since the last answer; at the latest after
+    /// so many milliseconds.
+    Wait { ms: u16 },
     /// For [`view::Image`]s.
     List,
     /// [`Command::Get`], or [`Command::GetTorrent`] if bytes follow.
@@ -132,7 +136,7 @@ impl Listener {
         let _ = std::fs::remove_file(&hidden);
         let listener = UnixListener::bind(&hidden).with_context(|| format!("cannot make the socket {shown}"))?;
         let placed = (|| {
-            let group = config.group.as_deref().map(group_id).transpose()?;
+            let group = config.group.as_deref().map(super::ownership::group_id).transpose()?;
             rustix::fs::chown(&hidden, None, group).context("cannot give the socket its group")?;
             std::fs::set_permissions(&hidden, std::fs::Permissions::from_mode(config.mode.0))?;
             std::fs::rename(&hidden, path)?;
@@ -155,18 +159,6 @@ impl Drop for Listener {
             let _ = std::fs::remove_file(&self.path);
         }
     }
-}
-
-/// A group by number, or by name in `/etc/group`.
-fn group_id(group: &str) -> anyhow::Result<rustix::fs::Gid> {
-    let named = || {
-        let table = std::fs::read_to_string("/etc/group").ok()?;
-        let line = table.lines().find(|line| line.split(':').next() == Some(group))?;
-        line.split(':').nth(2)?.parse().ok()
-    };
-    let id: Option<u32> = group.parse().ok().or_else(named);
-    let id = id.filter(|id| *id != u32::MAX).with_context(|| format!("no group {group:?} in /etc/group"))?;
-    Ok(rustix::fs::Gid::from_raw(id))
 }
 
 /// What a connection needs of the node.
@@ -239,6 +231,8 @@ async fn read_line(reader: &mut (impl AsyncBufRead + Unpin), max: u64) -> io::Re
 async fn converse(stream: UnixStream, node: &Node) -> io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
+    // From the first word on, so that nothing passes between a status and the wait for a newer one.
+    let mut events = node.handle.events();
     loop {
         let read = timeout(SILENT_MAX, read_request(&mut reader)).await.map_err(io::Error::from)?;
         let (request, torrent) = match read {
@@ -251,7 +245,7 @@ async fn converse(stream: UnixStream, node: &Node) -> io::Result<()> {
             }
         };
         let (steps, mut seen) = watch::channel(cache::Step::default());
-        let mut answer = std::pin::pin!(node.answer(request, torrent, steps));
+        let mut answer = std::pin::pin!(node.answer(request, torrent, steps, &mut events));
         let last = loop {
             let step = tokio::select! {
                 answer = &mut answer => break answer,
@@ -284,9 +278,16 @@ async fn read_request(reader: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Op
 }
 
 impl Node {
-    async fn answer(&self, request: Request, torrent: Vec<u8>, steps: watch::Sender<cache::Step>) -> Answer {
+    async fn answer(
+        &self,
+        request: Request,
+        torrent: Vec<u8>,
+        steps: watch::Sender<cache::Step>,
+        events: &mut broadcast::Receiver<Event>,
+    ) -> Answer {
         let command = match request {
             Request::Status => return self.status().await,
+            Request::Wait { ms } => return wait(events, Duration::from_millis(ms.into())).await,
             Request::List => return self.images().await,
             Request::Rescan {} => return self.rescan().await,
             Request::Add(add) => return self.add(add, steps).await,
@@ -347,6 +348,13 @@ impl Node {
             Err(e) => Failure::from(&e).into(),
         }
     }
+}
+
+async fn wait(events: &mut broadcast::Receiver<Event>, most: Duration) -> Answer {
+    // Having missed some is news too, and a node that ends says so to the next question.
+    let _ = timeout(most, events.recv()).await;
+    while matches!(events.try_recv(), Ok(_) | Err(TryRecvError::Lagged(_))) {}
+    Answer::Done
 }
 
 impl From<&AddError> for Failure {
@@ -438,6 +446,15 @@ impl Client {
     /// As [`Self::ask`].
     pub(crate) async fn say(&mut self, request: &Request) -> Result<Answer, Failure> {
         self.ask(request, &[], |_| {}).await
+    }
+
+    /// Waits until something happens that a person would notice, or has since the last answer, but at most so long.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub(crate) async fn wait(&mut self, most: Duration) -> Result<(), Failure> {
+        let ms = u16::try_from(most.as_millis()).unwrap_or(u16::MAX);
+        self.say(&Request::Wait { ms }).await.map(drop)
     }
 
     /// The node's status.

@@ -92,7 +92,9 @@ impl Bench {
     pub(super) fn on(cache: &Path) -> Self {
         let (listener, events) = Listener::new();
         let buffers = Buffers::new(16 << 20);
-        let disk = Disk::start(cache.to_owned(), &[cache.join("library")], buffers.clone(), events).unwrap();
+        let libraries = vec![cache.join("library")];
+        let folders = super::disk::Folders { cache: cache.to_owned(), libraries, ..Default::default() };
+        let disk = Disk::start(folders, buffers.clone(), events).unwrap();
         Self { disk, listener, buffers }
     }
 

@@ -2,6 +2,7 @@
 //! catalogue, tracker and swarms.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Node;
@@ -10,9 +11,13 @@ use crate::discovery::Standing;
 use crate::id::{Epoch, InfoHash, NodeId, RequestId, Time};
 use crate::io::{Event, Input, Output, Refusal, Reply};
 use crate::neighbours::Site;
-use crate::wire::control::{BookReplica, Member, Message, Neighbours, NodeAnnounce, RegisteredName, TransferState};
+use crate::swarm::Swarm;
+use crate::wire::control::{
+    BookReplica, Member, Message, Neighbours, NodeAnnounce, RegisteredName, RosterEntry, TransferState,
+};
 use crate::wire::http_tracker::Announce;
-use crate::{board, catalogue, discovery, election, roster, swarm, torrents, tracker};
+use crate::wire::tracker_client::TrackerUrl;
+use crate::{announcer, board, catalogue, discovery, election, roster, swarm, torrents, tracker};
 
 /// How long a client that announced here may wait for the master, before it gets what this node knows: as long as a node
 /// needs to be master of itself. An empty answer costs a client its interval, and some ten minutes.
@@ -97,6 +102,9 @@ impl Node {
                 self.tracker.handle_input(now, tracker::Input::Probed { info_hash, addr, reachable });
             }
             Input::Saved(book) => self.tracker.handle_input(now, tracker::Input::Replica(book)),
+            Input::TrackerSaid { id, result } => {
+                self.announcer.handle_input(now, announcer::Input::Said { id, result });
+            }
             Input::Address(addr) => {
                 self.config.addr = Some(addr);
                 self.roster.handle_input(now, roster::Input::Address(addr));
@@ -426,13 +434,53 @@ impl Node {
 
     // ---- the tracker
 
-    /// A swarm of this node announces: to the tracker here, or to the master's. Without a master it waits for one.
-    pub(super) fn announce(&mut self, now: Time, announce: NodeAnnounce) {
+    /// A swarm of this node announces: to the tracker here, or to the master's, and to the trackers of others that its
+    /// torrent names. Without a master it waits for one.
+    pub(super) fn announce(&mut self, now: Time, image: usize, announce: NodeAnnounce) {
+        let settled = self.is_ruling() || self.master().is_some();
+        if let Some(metainfo) = self.swarms[image].as_ref().map(Swarm::metainfo)
+            && !metainfo.announce().is_empty()
+            && (settled || announce.leaving)
+        {
+            let metainfo = Arc::clone(metainfo);
+            self.announcer.handle_input(now, announcer::Input::Swarm { announce, metainfo });
+        }
         if self.is_ruling() {
             self.node_announces(now, self.config.id, announce);
         } else {
             self.send_to_master(Message::Announce(announce));
         }
+    }
+
+    pub(super) fn do_for_announcer(&mut self, now: Time, output: announcer::Output) {
+        match output {
+            announcer::Output::Ask { id, tracker, .. } if self.is_of_mesh(&tracker) => {
+                self.announcer.handle_input(now, announcer::Input::Ours(id));
+            }
+            announcer::Output::Ask { id, tracker, request } => {
+                self.outputs.push_back(Output::AskTracker { id, tracker, request });
+            }
+            announcer::Output::Done(id) => self.outputs.push_back(Output::TrackerDone(id)),
+            announcer::Output::Peers { info_hash, mut peers } => {
+                // A tracker elsewhere has no business with what listens on this machine.
+                let on_loopback = self.config.addr.is_some_and(|ip| ip.is_loopback());
+                peers.retain(|peer| on_loopback || !peer.ip().is_loopback());
+                if let Some(image) = self.image_of(&info_hash) {
+                    self.tell_swarm(now, image, swarm::Input::Strangers(peers));
+                }
+            }
+        }
+    }
+
+    /// Whether a node of this mesh answers there.
+    fn is_of_mesh(&self, tracker: &TrackerUrl) -> bool {
+        let Ok(ip) = tracker.host.parse::<IpAddr>() else { return false };
+        let own = self.config.addr == Some(ip) && self.config.http_port == tracker.port;
+        let is_there = |entry: &RosterEntry| {
+            let addr = entry.member.addr.or_else(|| self.roster.address(&entry.member.id));
+            addr == Some(ip) && entry.member.http_port == tracker.port
+        };
+        own || self.roster.entries().any(is_there)
     }
 
     fn node_announces(&mut self, now: Time, from: NodeId, announce: NodeAnnounce) {

@@ -151,6 +151,8 @@ pub struct TransferStatus {
     pub last_seen_on: Vec<String>,
     /// Per peer: its name or address, bytes received from it, bytes sent to it.
     pub sources: Vec<(String, u64, u64)>,
+    /// What the tracker of others that its torrent names has said last; `None` = there is none.
+    pub tracker: Option<String>,
     /// Why it stopped, if it failed.
     pub error: Option<DiskError>,
 }
@@ -348,6 +350,7 @@ impl Node {
             missing_pieces,
             last_seen_on: if missing_pieces > 0 { self.names_of(&away) } else { Vec::new() },
             sources: self.sources(swarm),
+            tracker: self.announcer.said(&swarm.info_hash()).map(str::to_owned),
             error: swarm.error().cloned(),
         }
     }

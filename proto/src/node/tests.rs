@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Node;
 use crate::bitfield::Bitfield;
-use crate::config::{Config, Mode, TrackerConfig, Weight};
+use crate::config::{Config, LARGE_BLOCK_BYTES, Mode, TrackerConfig, Weight};
 use crate::id::{Epoch, InfoHash, NodeId, RequestId, Time};
 use crate::io::{Input, Output};
 use crate::testing::metainfo;
@@ -37,8 +37,9 @@ impl Desk {
             peer_port: 6881,
             http_port: 6969,
             tracker: TrackerConfig::default(),
+            mesh_host: "labmesh.local".to_owned(),
             piece_buffer_bytes: 1 << 20,
-            block_bytes: crate::config::LARGE_BLOCK_BYTES,
+            block_bytes: LARGE_BLOCK_BYTES,
             seed: 1,
         };
         let on_disk = Epoch { term: 0, node: config.id };

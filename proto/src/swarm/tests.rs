@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use super::room::Room;
 use super::*;
+use crate::config::LARGE_BLOCK_BYTES;
+use crate::wire::control::Neighbour;
 
 const MIB: u64 = 1 << 20;
 const GBIT: u64 = 118_000_000;
@@ -249,4 +251,77 @@ fn a_second_taker_gets_its_share_of_the_source() {
     room.run_for(secs(10));
     let shares = [room.hosts[first].downloaded - before, room.hosts[second].downloaded].map(|b| b as f64 / MIB as f64);
     assert!(shares[1] > 0.8 * shares[0] && shares[0] > 0.8 * shares[1], "{shares:.1?} MiB");
+}
+
+/// One swarm with its file open, and whom it dials.
+struct Alone(Swarm);
+
+impl Alone {
+    fn new(metainfo: Arc<Metainfo>, whole: bool) -> Self {
+        let pieces = metainfo.geometry().pieces();
+        let start = Start {
+            image: ImageIndex(0),
+            name: "a.img".to_owned(),
+            metainfo,
+            me: PeerId(*b"-LM0100-abcdefghijkl"),
+            peer_port: 6881,
+            mode: Mode::Seeder,
+            seed_time: None,
+            complete: whole,
+            stopped: false,
+            master: false,
+            buffer_bytes: 64 << 20,
+            block_bytes: LARGE_BLOCK_BYTES,
+            seed: 1,
+        };
+        let mut alone = Self(Swarm::new(Time(0), start));
+        let here = if whole { Bitfield::full(pieces) } else { Bitfield::empty(pieces) };
+        alone.dials(Input::Opened(Ok(here)));
+        alone
+    }
+
+    fn dials(&mut self, input: Input) -> Vec<SocketAddr> {
+        self.0.handle_input(Time(0), input);
+        let dial = |output| match output {
+            Output::Border(io::Output::DialPeer { addr, .. }) => Some(addr),
+            _ => None,
+        };
+        std::iter::from_fn(|| self.0.poll_output()).filter_map(dial).collect()
+    }
+
+    /// A node of ours at .1 and a client at .2, both whole.
+    fn neighbours(&self) -> Input {
+        let neighbour = |n, node| Neighbour { node, addr: addr(n), complete: true };
+        let neighbours = vec![neighbour(1, Some(crate::id::NodeId([1; 32]))), neighbour(2, None)];
+        let info_hash = self.0.info_hash();
+        Input::Neighbours(Neighbours { info_hash, neighbours, complete: 2, incomplete: 1, stay: false })
+    }
+}
+
+fn addr(n: u8) -> SocketAddr {
+    ([10, 0, 0, n], 6881).into()
+}
+
+#[test]
+fn a_whole_copy_dials_strangers_and_waits_for_everybody_else() {
+    let metainfo = crate::testing::metainfo(MIB, 65_536);
+    let mut whole = Alone::new(Arc::clone(&metainfo), true);
+    let neighbours = whole.neighbours();
+    assert!(whole.dials(neighbours).is_empty());
+    assert_eq!(whole.dials(Input::Strangers(vec![addr(3), addr(4)])), [addr(3), addr(4)]);
+    let mut fetching = Alone::new(metainfo, false);
+    let neighbours = fetching.neighbours();
+    assert_eq!(fetching.dials(neighbours), [addr(1), addr(2)]);
+    assert_eq!(fetching.dials(Input::Strangers(vec![addr(2), addr(3)])), [addr(3)]);
+}
+
+#[test]
+fn of_a_private_torrent_only_nodes_and_peers_of_its_own_tracker_are_dialled() {
+    let mut info = crate::testing::metainfo(MIB, 65_536).info_bytes().to_vec();
+    info.pop();
+    info.extend_from_slice(b"7:privatei1ee");
+    let mut fetching = Alone::new(Arc::new(Metainfo::from_info(info).unwrap()), false);
+    let neighbours = fetching.neighbours();
+    assert_eq!(fetching.dials(neighbours), [addr(1)]);
+    assert_eq!(fetching.dials(Input::Strangers(vec![addr(3)])), [addr(3)]);
 }

@@ -812,11 +812,7 @@ fn a_node_in_many_swarms_leaves_all_of_them() {
 // ---- what outlives the swarms
 
 fn saved(desk: &Desk) -> Vec<&BookReplica> {
-    let saved = |output| match output {
-        Output::Save(book) => Some(book),
-        _ => None,
-    };
-    desk.outputs.iter().filter_map(saved).collect()
+    desk.outputs.iter().filter_map(|output| if let Output::Save(book) = output { Some(book) } else { None }).collect()
 }
 
 #[test]

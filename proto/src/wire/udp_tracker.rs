@@ -13,16 +13,16 @@ use crate::id::{InfoHash, PeerId};
 use crate::wire::http_tracker::{Announce, AnnounceEvent, Announced, Scraped, put_compact};
 
 /// What stands in a `connect` for the connection id.
-const PROTOCOL: u64 = 0x0417_2710_1980;
+pub(super) const PROTOCOL: u64 = 0x0417_2710_1980;
 /// Bytes of an announce answer before the peers.
 const ANNOUNCE_HEAD: usize = 20;
 
 /// The numbers of BEP 15, in requests and answers.
-mod action {
-    pub(super) const CONNECT: u32 = 0;
-    pub(super) const ANNOUNCE: u32 = 1;
-    pub(super) const SCRAPE: u32 = 2;
-    pub(super) const ERROR: u32 = 3;
+pub(super) mod action {
+    pub(in crate::wire) const CONNECT: u32 = 0;
+    pub(in crate::wire) const ANNOUNCE: u32 = 1;
+    pub(in crate::wire) const SCRAPE: u32 = 2;
+    pub(in crate::wire) const ERROR: u32 = 3;
 }
 
 /// What a client asks. `transaction` is its number for the question and belongs into the answer; `connection` is to

@@ -53,6 +53,7 @@ impl TryFrom<String> for Rate {
             "Mbit/s" => (1_000_000, 8),
             "GB/s" => (1_000_000_000, 1),
             "MB/s" => (1_000_000, 1),
+            "kB/s" => (1_000, 1),
             _ => return Err(bad()),
         };
         number.checked_mul(scale).map(|n| Self(n / divisor)).ok_or_else(bad)

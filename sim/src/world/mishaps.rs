@@ -175,6 +175,7 @@ impl World {
             peer_port: PEER_PORT,
             http_port: HTTP_PORT,
             tracker: TrackerConfig::default(),
+            mesh_host: "labmesh.local".to_owned(),
             piece_buffer_bytes: self.scenario.lab.buffers.0,
             block_bytes: self.scenario.lab.block.0 as u32,
             seed: self.rng.next_u64(),

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::{Folders, listing};
+use crate::io::ownership::Ownership;
 
 /// How a copy that is not whole begins.
 const UNFINISHED: &str = ".labmesh-adding-";
@@ -165,7 +166,9 @@ pub(super) fn place(folders: &Folders, add: &Add, progress: &watch::Sender<Step>
     let torrent = beside(&source, ".torrent");
     if super::sidecar::read_torrent(&torrent).is_ok_and(|m| m.geometry().length() == metadata.len()) {
         // A torrent that is there already wins: the same bytes stay the same swarm.
-        fs::copy(&torrent, beside(&target, ".torrent")).map_err(failed)?;
+        let kept = super::sidecar::Sidecars::of(folders, &target).torrent();
+        fs::create_dir_all(kept.parent().unwrap_or(Path::new("/"))).map_err(failed)?;
+        fs::copy(&torrent, &kept).map_err(failed)?;
     }
     let placed = match add.placement {
         Placement::InPlace => std::os::unix::fs::symlink(&source, &target).map_err(failed),
@@ -174,13 +177,14 @@ pub(super) fn place(folders: &Folders, add: &Add, progress: &watch::Sender<Step>
             let _ = fs::remove_file(&torrent);
             Ok(())
         }
-        Placement::Copy => copy(&source, &target, metadata.len(), progress),
+        Placement::Copy => copy(&source, &target, metadata.len(), folders.ownership, progress),
         Placement::Move => {
-            copy(&source, &target, metadata.len(), progress).and_then(|()| fs::remove_file(&source).map_err(failed))
+            let copied = copy(&source, &target, metadata.len(), folders.ownership, progress);
+            copied.and_then(|()| fs::remove_file(&source).map_err(failed))
         }
     };
     if placed.is_err() && !target.exists() {
-        let _ = fs::remove_file(beside(&target, ".torrent"));
+        let _ = fs::remove_file(super::sidecar::Sidecars::of(folders, &target).torrent());
     }
     placed.map(|()| name)
 }
@@ -208,7 +212,13 @@ fn place_of(path: &Path) -> String {
 }
 
 /// Copies under a temporary name, syncs, renames.
-fn copy(source: &Path, target: &Path, size: u64, progress: &watch::Sender<Step>) -> Result<(), AddError> {
+fn copy(
+    source: &Path,
+    target: &Path,
+    size: u64,
+    ownership: Ownership,
+    progress: &watch::Sender<Step>,
+) -> Result<(), AddError> {
     let folder = target.parent().unwrap_or(Path::new("/"));
     let io = |error| AddError::Io { place: folder.display().to_string(), error };
     let space = rustix::fs::statvfs(folder).map_err(|e| io(e.into()))?;
@@ -234,8 +244,7 @@ fn copy(source: &Path, target: &Path, size: u64, progress: &watch::Sender<Step>)
         }
     }
     to.flush().and_then(|()| to.as_file().sync_all()).map_err(io)?;
-    use std::os::unix::fs::PermissionsExt as _;
-    to.as_file().set_permissions(fs::Permissions::from_mode(0o644)).map_err(io)?;
+    ownership.give(to.as_file()).map_err(io)?;
     to.persist_noclobber(target).map_err(|e| match e.error.kind() {
         io::ErrorKind::AlreadyExists => AddError::Exists(target.display().to_string()),
         _ => io(e.error),

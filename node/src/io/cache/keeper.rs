@@ -3,13 +3,10 @@
 //! Rule: an image is in exactly one [`State`]; it is hashed unless the very same content was verified before, and
 //! offered only with a torrent that fits. The keeper's thread reads folders and small files only; two helpers hash.
 //!
-//! A torrent that does not fit its image: if other content of that name was known, or the image is newer than the
-//! torrent, the image is a new one and gets a new torrent; otherwise the image is damaged and left alone.
-//!
-//! Not here: how folders are read ([`super::listing`]), how files are brought in ([`super::adding`]).
+//! Not here: how folders are read ([`super::listing`]), what becomes of an image that does not fit its torrent
+//! ([`super::hashing`]), how files are brought in ([`super::adding`]).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
@@ -17,18 +14,24 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use labmesh_proto::announcer::foreign_tiers;
 use labmesh_proto::io::Input;
 use labmesh_proto::wire::metainfo::Metainfo;
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::{oneshot, watch};
 
 use super::adding::{AddError, Added, Step};
+use super::hashing::{Asked, HashJob, Hashed, Outcome, hash_all, sum_all};
 use super::index::Index;
 use super::listing::{self, Found, Listing};
-use super::sidecar::{self, Sidecars};
+use super::sidecar::Sidecars;
 use super::{Folders, Shared, Stamp, added};
 use crate::io::disk::read_journal;
-use crate::io::{Event, Events, hash};
+use crate::io::{Event, Events};
+
+mod wishes;
+
+use wishes::{About, Wanted};
 
 /// How long an image must stay as it is before it is believed to be whole.
 const SETTLED: Duration = Duration::from_secs(1);
@@ -66,30 +69,6 @@ pub(super) enum Message {
     End,
 }
 
-/// What a helper was asked to look at.
-#[derive(Clone, Debug)]
-pub(super) struct Asked {
-    name: String,
-    found: Found,
-}
-
-/// What hashing led to.
-#[derive(Debug)]
-pub(super) struct Hashed {
-    asked: Asked,
-    outcome: Result<Metainfo, String>,
-}
-
-/// A job of the hashing helper.
-struct HashJob {
-    asked: Asked,
-    sidecars: Sidecars,
-    /// A torrent that does not fit is out of date, whatever the times say.
-    other_known: bool,
-    tracker: String,
-    progress: Option<Arc<watch::Sender<Step>>>,
-}
-
 /// What is known of one image file.
 struct Known {
     found: Found,
@@ -108,8 +87,9 @@ enum State {
     Hashing,
     /// The node was told of it.
     Offered { metainfo: Arc<Metainfo>, torrent: Option<Stamp>, stopped: bool },
-    /// Left alone until it changes or somebody asks for a rescan: damaged, unreadable, or its torrent was removed.
-    Left,
+    /// Left alone until it, or this torrent of it, changes or somebody asks for a rescan: damaged, unreadable, or its
+    /// torrent was removed.
+    Left(Option<Stamp>),
 }
 
 /// The books.
@@ -119,6 +99,10 @@ pub(super) struct Keeper {
     events: Events,
     index: Index,
     known: BTreeMap<String, Known>,
+    /// What torrents of others ask for and the node was told to fetch, by relative path of the image.
+    wanted: BTreeMap<String, Wanted>,
+    /// What was read in torrents without an image of their name.
+    read: BTreeMap<PathBuf, (Stamp, Option<About>)>,
     /// Offered images without `.full.sum`.
     unsummed: BTreeSet<String>,
     /// What was said about skipped files, so that it is said once.
@@ -164,6 +148,8 @@ impl Keeper {
             inbox,
             events,
             known: BTreeMap::new(),
+            wanted: BTreeMap::new(),
+            read: BTreeMap::new(),
             unsummed: BTreeSet::new(),
             skipped: BTreeMap::new(),
             hasher,
@@ -180,7 +166,7 @@ impl Keeper {
 
     fn run(mut self) {
         self.report_parts();
-        self.look(true);
+        self.look(true, false);
         loop {
             // First what the look just found: nothing else may wake this thread for a long time.
             self.employ();
@@ -194,7 +180,7 @@ impl Keeper {
                 Err(RecvTimeoutError::Timeout) => {}
             }
             if self.look_at <= Instant::now() {
-                self.look(false);
+                self.look(false, false);
             }
         }
     }
@@ -203,8 +189,8 @@ impl Keeper {
         match message {
             Message::Changed => self.look_at = self.look_at.min(Instant::now() + GATHER),
             Message::Rescan(reply) => {
-                self.known.retain(|_, known| !matches!(known.state, State::Left));
-                self.look(true);
+                self.known.retain(|_, known| !matches!(known.state, State::Left(_)));
+                self.look(true, true);
                 let offered = |known: &&Known| matches!(known.state, State::Offered { .. });
                 // The asker may have gone.
                 let _ = reply.send(self.known.values().filter(offered).count());
@@ -226,14 +212,22 @@ impl Keeper {
 
     /// Partial copies go on where they were; asked once, since later ones are those of this run.
     fn report_parts(&mut self) {
-        let Ok(listing) = listing::list(&self.folders) else { return };
-        for name in listing.parts {
+        let Ok(Listing { parts, torrents, .. }) = listing::list(&self.folders) else { return };
+        for name in parts {
             let Some(relative) = listing::checked_name(&name) else { continue };
             let path = self.folders.cache.join(relative);
             let journal = path.with_file_name(format!("{}.part.journal", file_name(&path)));
             match read_journal(&journal) {
                 Ok(journal) => {
-                    let stopped = Sidecars::of(&self.folders, &path).stopped();
+                    let sidecars = Sidecars::of(&self.folders, &path);
+                    let (stopped, hash) = (sidecars.stopped(), journal.metainfo.info_hash());
+                    if self.index.was_wished(&path, hash) {
+                        if !self.is_wished(&name, &torrents, hash) {
+                            tracing::info!(image = name, "is not fetched on: the .torrent that asked for it is gone");
+                            continue;
+                        }
+                        self.wanted.insert(name.clone(), Wanted { info_hash: hash, stopped });
+                    }
                     let metainfo = Arc::new(journal.metainfo);
                     let (mode, seed_time) = (journal.mode, journal.seed_time);
                     self.tell(Input::CachePart { name, metainfo, mode, seed_time, stopped });
@@ -243,9 +237,10 @@ impl Keeper {
         }
     }
 
-    /// Reads the folders and finds what changed. `trusting`: what is older than a second is whole.
-    fn look(&mut self, trusting: bool) {
-        let listing = match listing::list(&self.folders) {
+    /// Reads the folders and finds what changed. `trusting`: what is older than a second is whole. `again`: what a
+    /// person has removed but for its torrent is fetched again.
+    fn look(&mut self, trusting: bool, again: bool) {
+        let mut listing = match listing::list(&self.folders) {
             Ok(listing) => listing,
             Err(e) => {
                 tracing::warn!("cannot read {}: {e}; its images stay as they are", self.folders.cache.display());
@@ -257,6 +252,7 @@ impl Keeper {
         for name in gone {
             self.lose(&name, "is gone");
         }
+        self.look_at_torrents(&mut listing, again);
         for (name, found) in &listing.images {
             self.compare(name, found, trusting);
         }
@@ -275,9 +271,20 @@ impl Keeper {
     fn compare(&mut self, name: &str, found: &Found, trusting: bool) {
         match self.known.get_mut(name) {
             Some(known) if known.found == *found => match &known.state {
-                State::Settling(since) if since.elapsed() >= SETTLED => known.state = State::Queued,
+                State::Settling(since) if since.elapsed() >= SETTLED => {
+                    if !self.offer_verified(name, found) {
+                        self.insert(name, found, State::Queued);
+                    }
+                }
                 State::Offered { .. } => self.compare_offered(name),
-                _ => {}
+                State::Left(then) => {
+                    let (then, now) =
+                        (*then, Sidecars::of(&self.folders, &found.path).torrent_file().map(|(_, stamp)| stamp));
+                    if now.is_some() && now != then {
+                        self.insert(name, found, State::Queued);
+                    }
+                }
+                State::Settling(_) | State::Queued | State::Hashing => {}
             },
             Some(known) if !matches!(known.state, State::Offered { .. }) => {
                 known.found = found.clone();
@@ -309,12 +316,23 @@ impl Keeper {
             return;
         }
         match sidecars.read_torrent() {
-            Ok(Some((now, stamp))) if now.info_hash() == metainfo.info_hash() => *torrent = Some(stamp),
+            Ok(Some((now, stamp)))
+                if now.info_hash() == metainfo.info_hash() && now.announce() == metainfo.announce() =>
+            {
+                *torrent = Some(stamp);
+                self.index.put(&known.found, now.info_hash(), Some(stamp));
+            }
+            Ok(Some((now, stamp))) if now.info_hash() == metainfo.info_hash() => {
+                let found = known.found.clone();
+                self.lose(name, "has a .torrent that names other trackers");
+                self.insert(name, &found, State::Left(None));
+                self.offer(name, Arc::new(now), Some(stamp), true);
+            }
             Ok(None) => {
                 self.lose(name, "has lost its .torrent and is offered no more (labmesh rescan makes a new one)");
                 let found = listing::list(&self.folders).ok().and_then(|mut listing| listing.images.remove(name));
                 if let Some(found) = found {
-                    self.insert(name, &found, State::Left);
+                    self.insert(name, &found, State::Left(None));
                 }
             }
             _ => {
@@ -327,20 +345,27 @@ impl Keeper {
 
     /// An image that was not known.
     fn meet(&mut self, name: &str, found: &Found, trusting: bool) {
-        let sidecars = Sidecars::of(&self.folders, &found.path);
-        if let Some(verified) = self.index.verified(&found.path, found.stamp)
-            && let Ok(Some((metainfo, torrent))) = sidecars.read_torrent()
-            && metainfo.info_hash() == verified
-            && metainfo.geometry().length() == found.stamp.size
-        {
-            self.insert(name, found, State::Left);
-            self.offer(name, Arc::new(metainfo), Some(torrent), true);
+        if self.offer_verified(name, found) {
             return;
         }
         let age = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let old = age.as_nanos() as i128 - i128::from(found.stamp.mtime_ns) >= SETTLED.as_nanos() as i128;
         let state = if trusting && old { State::Queued } else { State::Settling(Instant::now()) };
         self.insert(name, found, state);
+    }
+
+    /// Offers an image without reading it, if it was read before, perhaps under another name.
+    fn offer_verified(&mut self, name: &str, found: &Found) -> bool {
+        let Some(verified) = self.index.verified(found) else { return false };
+        let Ok(Some((metainfo, torrent))) = Sidecars::of(&self.folders, &found.path).read_torrent() else {
+            return false;
+        };
+        if metainfo.info_hash() != verified || metainfo.geometry().length() != found.stamp.size {
+            return false;
+        }
+        self.insert(name, found, State::Left(None));
+        self.offer(name, Arc::new(metainfo), Some(torrent), true);
+        true
     }
 
     fn insert(&mut self, name: &str, found: &Found, state: State) {
@@ -357,7 +382,13 @@ impl Keeper {
         known.progress = None;
         let waiting = std::mem::take(&mut known.waiting);
         let (path, stamp) = (known.found.path.clone(), known.found.stamp);
-        self.index.put(&path, stamp, metainfo.info_hash());
+        self.index.put(&known.found, metainfo.info_hash(), torrent);
+        if self.wanted.remove(name).is_some() && tell {
+            // It was brought by hand while it was fetched: what had come takes space for nothing.
+            for suffix in [".part.journal", ".part"] {
+                let _ = std::fs::remove_file(path.with_file_name(format!("{}{suffix}", file_name(&path))));
+            }
+        }
         if !sidecars.has_sums(stamp) {
             self.unsummed.insert(name.to_owned());
         }
@@ -391,7 +422,7 @@ impl Keeper {
         progress: Arc<watch::Sender<Step>>,
         reply: oneshot::Sender<Result<Added, AddError>>,
     ) {
-        self.look(true);
+        self.look(true, false);
         let Some(known) = self.known.get_mut(name) else {
             let _ = reply.send(Err(AddError::Changed(name.to_owned())));
             return;
@@ -400,7 +431,7 @@ impl Keeper {
             State::Offered { metainfo, .. } => {
                 let _ = reply.send(Ok(added(name, &known.found.path, metainfo)));
             }
-            State::Settling(_) | State::Left | State::Queued => {
+            State::Settling(_) | State::Left(_) | State::Queued => {
                 known.state = State::Queued;
                 known.progress = Some(progress);
                 known.waiting.push(reply);
@@ -420,8 +451,15 @@ impl Keeper {
         if found.stamp.size != metainfo.geometry().length() || self.known.get(name).is_some_and(same) {
             return;
         }
-        self.insert(name, &found, State::Left);
-        let torrent = Sidecars::of(&self.folders, &found.path).torrent_file().map(|(_, stamp)| stamp);
+        self.insert(name, &found, State::Left(None));
+        let sidecars = Sidecars::of(&self.folders, &found.path);
+        if let Some(other) = self.folders.other_torrent(name)
+            && super::read_torrent(&other).is_ok_and(|there| there.info_hash() == metainfo.info_hash())
+        {
+            // The disk has written one of the image's own name, which would outlive the one that asked for it.
+            let _ = std::fs::remove_file(sidecars.torrent());
+        }
+        let torrent = sidecars.torrent_file().map(|(_, stamp)| stamp);
         self.offer(name, metainfo, torrent, false);
     }
 
@@ -435,7 +473,9 @@ impl Keeper {
             let asked = Asked { name: name.clone(), found: known.found.clone() };
             let job = HashJob {
                 sidecars: Sidecars::of(&self.folders, &asked.found.path),
-                other_known: self.index.knew_other(&asked.found.path, asked.found.stamp),
+                other_known: self.index.knew_other(&asked.found),
+                check: self.folders.check_hashes,
+                host: self.folders.host.clone(),
                 tracker: self.folders.tracker.clone(),
                 progress: known.progress.clone(),
                 asked,
@@ -464,18 +504,29 @@ impl Keeper {
         if known.found != found || !matches!(known.state, State::Hashing) {
             return;
         }
-        if found.path.metadata().map(|m| Stamp::of(&m)).ok() != Some(found.stamp) {
+        let is_partial = matches!(outcome, Ok(Outcome::Partial));
+        if !is_partial && found.path.metadata().map(|m| Stamp::of(&m)).ok() != Some(found.stamp) {
             known.state = State::Settling(Instant::now());
             self.look_at = Instant::now();
             return;
         }
         match outcome {
-            Ok(metainfo) => {
+            Ok(Outcome::Whole(metainfo)) => {
                 let torrent = Sidecars::of(&self.folders, &found.path).torrent_file().map(|(_, stamp)| stamp);
                 self.offer(&name, Arc::new(metainfo), torrent, true);
             }
+            Ok(Outcome::Partial) => {
+                let waiting = self.known.remove(&name).map(|known| known.waiting).unwrap_or_default();
+                for reply in waiting {
+                    let reason = "it is not whole, and is fetched now as its .torrent says".to_owned();
+                    let _ = reply.send(Err(AddError::NotOffered { name: name.clone(), reason }));
+                }
+                // Its torrent has no image now and asks for one.
+                self.look_at = Instant::now();
+            }
             Err(reason) => {
-                known.state = State::Left;
+                let sidecars = Sidecars::of(&self.folders, &found.path);
+                known.state = State::Left(sidecars.torrent_file().map(|(_, stamp)| stamp));
                 known.progress = None;
                 tracing::warn!(image = name, "is not offered: {reason}");
                 for reply in std::mem::take(&mut known.waiting) {
@@ -495,7 +546,8 @@ impl Keeper {
         let sidecars = Sidecars::of(&self.folders, &asked.found.path);
         let written = sum.and_then(|sum| {
             sidecars.write_full_sum(&sum).map_err(|e| e.to_string())?;
-            if metainfo.comment().is_none() && sidecars.torrent().exists() {
+            let foreign = !foreign_tiers(metainfo, &self.folders.host).is_empty();
+            if metainfo.comment().is_none() && !foreign && sidecars.torrent().exists() {
                 let bytes = metainfo.to_bytes(metainfo.announce(), Some(&sum));
                 sidecars.write_torrent(&bytes).map_err(|e| e.to_string())?;
                 *torrent = sidecars.torrent_file().map(|(_, stamp)| stamp);
@@ -547,75 +599,4 @@ impl Keeper {
 
 fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
-}
-
-/// The hashing helper.
-fn hash_all(jobs: &Receiver<HashJob>, done: &SyncSender<Message>) {
-    for job in jobs {
-        let outcome = hash_one(&job).map_err(|e| format!("{e:#}"));
-        if done.send(Message::Hashed(Hashed { asked: job.asked, outcome })).is_err() {
-            return;
-        }
-    }
-}
-
-fn hash_one(job: &HashJob) -> anyhow::Result<Metainfo> {
-    let Found { path, stamp } = &job.asked.found;
-    let progress = |done: u64| {
-        if let Some(progress) = &job.progress {
-            // The hashing threads report out of order; a bar goes one way.
-            progress.send_if_modified(|step| {
-                let further = step.what != "hashing" || step.done < done;
-                if further {
-                    *step = Step { what: "hashing".into(), done: done.min(stamp.size), total: stamp.size };
-                }
-                further
-            });
-        }
-    };
-    match job.sidecars.read_torrent() {
-        Ok(Some((metainfo, torrent))) => {
-            let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
-            if metainfo.geometry().length() == stamp.size && hash::verify_file(&file, &metainfo, &progress)?.is_full() {
-                return sums(job, metainfo);
-            }
-            if !job.other_known && torrent.mtime_ns >= stamp.mtime_ns {
-                anyhow::bail!(
-                    "it is not what its .torrent says; the image is damaged, or the torrent is another image's \
-                     (delete the .torrent to offer the image as it is)"
-                );
-            }
-            tracing::info!(image = job.asked.name, "is newer than its .torrent, which is made again");
-        }
-        Ok(None) => {}
-        Err(e) => tracing::warn!(image = job.asked.name, "its .torrent is made again: {e}"),
-    }
-    let metainfo = sidecar::make_torrent(path, stamp.size, &progress)?;
-    let bytes = metainfo.to_bytes(&[vec![job.tracker.clone()]], None);
-    // What is published is what is read back.
-    let written = Metainfo::parse(&bytes)?;
-    anyhow::ensure!(written.info_hash() == metainfo.info_hash(), "the torrent that was written is another one");
-    job.sidecars.write_torrent(&bytes).with_context(|| format!("cannot write {}", job.sidecars.torrent().display()))?;
-    sums(job, written)
-}
-
-fn sums(job: &HashJob, metainfo: Metainfo) -> anyhow::Result<Metainfo> {
-    if !job.sidecars.has_sums(job.asked.found.stamp)
-        && let Err(e) = job.sidecars.write_sum()
-    {
-        tracing::warn!(image = job.asked.name, "has no .sum: {e}");
-    }
-    Ok(metainfo)
-}
-
-/// The summing helper, at the lowest priority of the system's scheduler.
-fn sum_all(jobs: &Receiver<Asked>, done: &SyncSender<Message>) {
-    // On Linux this is the niceness of the calling thread alone. Refused only where being nice is forbidden.
-    let _ = rustix::process::setpriority_process(None, 19);
-    for asked in jobs {
-        let sum = File::open(&asked.found.path).and_then(|file| hash::md5_of_file(&file, &|_| {}));
-        if done.send(Message::Summed(asked, sum.map_err(|e| e.to_string()))).is_err() {
-            return;
-        }
-    }
 }

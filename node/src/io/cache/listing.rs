@@ -14,12 +14,21 @@ use labmesh_proto::config::{IMAGE_NAME_BYTES_MAX, IMAGES_MAX};
 use super::{Folders, Stamp};
 
 /// An image file as it lies there.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) struct Found {
     /// Where.
     pub(super) path: PathBuf,
     /// Size and time.
     pub(super) stamp: Stamp,
+    /// The file's number in its file system, which a rename keeps. It counts for that alone: some network file systems
+    /// give another one at every mount.
+    pub(super) inode: u64,
+}
+
+impl PartialEq for Found {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.path, self.stamp) == (&other.path, other.stamp)
+    }
 }
 
 /// All folders at one moment.
@@ -29,10 +38,22 @@ pub(super) struct Listing {
     pub(super) images: BTreeMap<String, Found>,
     /// Relative paths of images that have `NAME.part.journal`.
     pub(super) parts: BTreeSet<String>,
+    /// Torrents that may be a person's wish, by relative path without `.torrent`: those of the cache and of the folder
+    /// for torrents, also if they are inactive.
+    pub(super) torrents: BTreeMap<String, Torrent>,
     /// The folders that were read, for the watcher.
     pub(super) folders: Vec<PathBuf>,
     /// What looks like an image and is none, with the reason.
     pub(super) skipped: BTreeMap<PathBuf, String>,
+}
+
+/// A `.torrent` file as it lies there.
+#[derive(Clone, Debug)]
+pub(super) struct Torrent {
+    /// Where.
+    pub(super) path: PathBuf,
+    /// It is called `NAME.torrent.inactive`.
+    pub(super) inactive: bool,
 }
 
 /// A relative path of one or two ordinary parts, none of them hidden.
@@ -56,6 +77,9 @@ pub(super) fn list(folders: &Folders) -> io::Result<Listing> {
             Ok(below) => {
                 for name in below {
                     let folder = root.join(&name);
+                    if folders.torrents.as_ref() == Some(&folder) {
+                        continue;
+                    }
                     if let Err(e) = listing.read(folders, &folder, Some(&name)) {
                         listing.skipped.insert(folder, e.to_string());
                     }
@@ -63,10 +87,50 @@ pub(super) fn list(folders: &Folders) -> io::Result<Listing> {
             }
         }
     }
+    if let Some(root) = &folders.torrents {
+        let below = listing.read_torrents(root, None);
+        let below = below.and_then(|below| {
+            below.iter().try_for_each(|name| listing.read_torrents(&root.join(name), Some(name)).map(drop))
+        });
+        if let Err(e) = below {
+            listing.skipped.insert(root.clone(), e.to_string());
+        }
+    }
     Ok(listing)
 }
 
 impl Listing {
+    /// Reads one folder for torrents; the names of the folders in it.
+    fn read_torrents(&mut self, folder: &Path, below: Option<&str>) -> io::Result<Vec<String>> {
+        let mut names = BTreeSet::new();
+        let mut inner = Vec::new();
+        for entry in std::fs::read_dir(folder)? {
+            let entry = entry?;
+            match entry.file_name().into_string() {
+                Ok(name) if name.starts_with('.') => {}
+                Ok(name) if entry.file_type()?.is_dir() => inner.push(name),
+                Ok(name) => drop(names.insert(name)),
+                Err(_) => {}
+            }
+        }
+        self.folders.push(folder.to_owned());
+        self.take_torrents(&names, folder, below);
+        Ok(inner)
+    }
+
+    fn take_torrents(&mut self, names: &BTreeSet<String>, folder: &Path, below: Option<&str>) {
+        for name in names {
+            let inactive = name.strip_suffix(".torrent.inactive");
+            let Some(stem) = inactive.or_else(|| name.strip_suffix(".torrent")) else { continue };
+            // The marker of a torrent is no other torrent.
+            let marks = inactive.is_some() && names.contains(&format!("{stem}.torrent"));
+            if !marks && !names.contains(&format!("{stem}.lock")) && self.torrents.len() < IMAGES_MAX {
+                let torrent = Torrent { path: folder.join(name), inactive: inactive.is_some() };
+                self.torrents.insert(relative(stem, below), torrent);
+            }
+        }
+    }
+
     /// Reads one folder; the names of the folders in it.
     fn read(&mut self, folders: &Folders, folder: &Path, below: Option<&str>) -> io::Result<Vec<String>> {
         let mut names = BTreeSet::new();
@@ -91,16 +155,18 @@ impl Listing {
         }
         inner.sort_unstable();
         self.folders.push(folder.to_owned());
+        if folder.starts_with(&folders.cache) {
+            self.take_torrents(&names, folder, below);
+        }
         for name in &names {
-            let relative = below.map_or_else(|| name.clone(), |below| format!("{below}/{name}"));
             if let Some(image) = name.strip_suffix(".part.journal")
                 && folder.starts_with(&folders.cache)
                 && names.contains(&format!("{image}.part"))
             {
-                self.parts.insert(below.map_or_else(|| image.to_owned(), |below| format!("{below}/{image}")));
+                self.parts.insert(relative(image, below));
             }
             if folders.extensions.iter().any(|e| e.fits(name)) && !names.contains(&format!("{name}.lock")) {
-                self.take(folder.join(name), relative);
+                self.take(folder.join(name), relative(name, below));
             }
         }
         Ok(inner)
@@ -115,7 +181,7 @@ impl Listing {
             self.skipped.insert(path, format!("a node offers at most {IMAGES_MAX} images"));
         } else {
             match stamp(&path) {
-                Ok(Some(stamp)) => drop(self.images.insert(relative, Found { path, stamp })),
+                Ok(Some((stamp, inode))) => drop(self.images.insert(relative, Found { path, stamp, inode })),
                 Ok(None) => {}
                 Err(reason) => drop(self.skipped.insert(path, reason)),
             }
@@ -123,8 +189,12 @@ impl Listing {
     }
 }
 
-/// Size and time of an image; `None` for an empty file, which is about to grow.
-fn stamp(path: &Path) -> Result<Option<Stamp>, String> {
+fn relative(name: &str, below: Option<&str>) -> String {
+    below.map_or_else(|| name.to_owned(), |below| format!("{below}/{name}"))
+}
+
+/// Size, time and inode of an image; `None` for an empty file, which is about to grow.
+fn stamp(path: &Path) -> Result<Option<(Stamp, u64)>, String> {
     let link = path.symlink_metadata().map_err(|e| e.to_string())?;
     if link.is_symlink() && !std::fs::read_link(path).is_ok_and(|target| target.is_absolute()) {
         return Err("it is a symbolic link without an absolute target".to_owned());
@@ -133,7 +203,8 @@ fn stamp(path: &Path) -> Result<Option<Stamp>, String> {
     if !metadata.is_file() {
         return Err("it is not a regular file".to_owned());
     }
-    Ok((metadata.len() > 0).then(|| Stamp::of(&metadata)))
+    use std::os::unix::fs::MetadataExt as _;
+    Ok((metadata.len() > 0).then(|| (Stamp::of(&metadata), metadata.ino())))
 }
 
 /// Whether a change of this file can matter: not our temporary files, not the blocks of a partial copy.

@@ -18,6 +18,7 @@ use sha1::Digest as _;
 
 use super::{Folders, Stamp};
 use crate::io::hash::{self, Progress};
+use crate::io::ownership::Ownership;
 
 /// One image and the places of what lies beside it.
 #[derive(Clone, Debug)]
@@ -25,6 +26,11 @@ pub(super) struct Sidecars {
     image: PathBuf,
     /// What the sidecars' names begin with: the image's path, or a place in the state folder.
     base: PathBuf,
+    /// The same for the torrent and its marker: `base`, or a place in the folder for torrents.
+    torrent_base: PathBuf,
+    /// A torrent of another name that asks for this image.
+    other_torrent: Option<PathBuf>,
+    ownership: Ownership,
     /// The image lies in a library.
     library: bool,
 }
@@ -48,31 +54,51 @@ impl Sidecars {
         } else {
             image.to_owned()
         };
-        Self { image: image.to_owned(), base, library }
+        let name = folders.name_of(image);
+        let other_torrent = name.and_then(|name| folders.other_torrent(name));
+        let kept = folders.torrents.as_ref().zip(name).map(|(torrents, name)| torrents.join(name));
+        let torrent_base = kept.unwrap_or_else(|| base.clone());
+        let ownership = folders.ownership;
+        Self { image: image.to_owned(), base, torrent_base, other_torrent, ownership, library }
     }
 
     /// The torrent's own file.
     pub(super) fn torrent(&self) -> PathBuf {
-        with(&self.base, ".torrent")
+        with(&self.torrent_base, ".torrent")
     }
 
     fn inactive(&self) -> PathBuf {
-        with(&self.base, ".torrent.inactive")
+        with(&self.torrent_base, ".torrent.inactive")
     }
 
     /// Whether the image was told to stay out.
     pub(super) fn stopped(&self) -> bool {
+        let renamed = self.other_torrent.as_ref().is_some_and(|path| path.extension() == Some("inactive".as_ref()));
+        renamed || self.is_marked()
+    }
+
+    /// Whether there is a marker of the image's own name.
+    pub(super) fn is_marked(&self) -> bool {
         self.inactive().exists()
     }
 
-    /// The torrent file that counts: our place, else beside a library's image, else one that was made inactive by
-    /// renaming it, as OpenGnsys' people do.
+    /// The torrent file that counts: our place, else beside the image (a library's, or one that somebody put there),
+    /// else the one of another name, else one that was made inactive by renaming it, as OpenGnsys' people do.
     pub(super) fn torrent_file(&self) -> Option<(PathBuf, Stamp)> {
-        let places = [self.torrent(), with(&self.image, ".torrent"), self.inactive()];
-        places.into_iter().find_map(|path| {
-            let metadata = path.metadata().ok().filter(|m| m.is_file() && m.len() > 0)?;
-            Some((path, Stamp::of(&metadata)))
-        })
+        let beside = (self.torrent_base != self.image).then(|| with(&self.image, ".torrent"));
+        let places = [Some(self.torrent()), beside, self.other_torrent.clone(), Some(self.inactive())];
+        let there = |path: PathBuf| Stamp::of_torrent(&path).map(|stamp| (path, stamp));
+        places.into_iter().flatten().find_map(there)
+    }
+
+    /// The image is a regular file that may be written to.
+    pub(super) fn is_ours(&self) -> bool {
+        !self.library && self.image.symlink_metadata().is_ok_and(|m| m.is_file())
+    }
+
+    /// The torrent of content that is no longer here becomes `*.ant`.
+    pub(super) fn set_torrent_aside(&self) -> io::Result<()> {
+        ignore_missing(fs::rename(self.torrent(), with(&self.torrent(), ".ant")))
     }
 
     /// Reads the torrent that counts.
@@ -120,13 +146,12 @@ impl Sidecars {
 
     fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let folder = path.parent().unwrap_or(Path::new("/"));
-        if self.library {
+        if self.library || self.torrent_base != self.base {
             fs::create_dir_all(folder)?;
         }
         let mut file = tempfile::Builder::new().prefix(".labmesh-").tempfile_in(folder)?;
         file.write_all(bytes)?;
-        use std::os::unix::fs::PermissionsExt as _;
-        file.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
+        self.ownership.give(file.as_file())?;
         file.as_file().sync_all()?;
         file.persist(path).map_err(|e| e.error)?;
         Ok(())
@@ -135,8 +160,7 @@ impl Sidecars {
     /// Image and sidecars become `*.ant`.
     pub(super) fn set_aside(&self) -> io::Result<()> {
         self.must_be_ours()?;
-        for suffix in [".sum", ".full.sum", ".torrent"] {
-            let path = with(&self.image, suffix);
+        for path in [with(&self.image, ".sum"), with(&self.image, ".full.sum"), self.torrent()] {
             ignore_missing(fs::rename(&path, with(&path, ".ant")))?;
         }
         ignore_missing(fs::remove_file(self.inactive()))?;
@@ -147,6 +171,8 @@ impl Sidecars {
     pub(super) fn delete(&self) -> io::Result<()> {
         self.must_be_ours()?;
         // The image last: what was interrupted can be said again.
+        let torrents = [Some(self.torrent()), Some(self.inactive()), self.other_torrent.clone()];
+        torrents.into_iter().flatten().try_for_each(|path| ignore_missing(fs::remove_file(path)))?;
         for suffix in [".torrent", ".torrent.inactive", ".sum", ".full.sum", ".part.journal", ".part", ""] {
             ignore_missing(fs::remove_file(with(&self.image, suffix)))?;
         }

@@ -370,7 +370,8 @@ async fn partial_copies_go_on_at_the_start() {
     fs::create_dir(other.path().join("cache")).unwrap();
     let (events, mut opened) = mpsc::channel(16);
     let buffers = crate::io::buffers::Buffers::new(1 << 20);
-    let mut disk = crate::io::disk::Disk::start(other.path().join("cache"), &[], buffers, events).unwrap();
+    let folders = crate::io::disk::Folders { cache: other.path().join("cache"), ..Default::default() };
+    let mut disk = crate::io::disk::Disk::start(folders, buffers, events).unwrap();
     let image = labmesh_proto::id::ImageIndex(0);
     disk.open(image, "a.img", Arc::clone(&metainfo), false, Mode::Leecher, None);
     timeout(PATIENCE, opened.recv()).await.unwrap().unwrap();
@@ -381,4 +382,99 @@ async fn partial_copies_go_on_at_the_start() {
     let mut lab = Lab::on(other);
     let Input::CachePart { name, metainfo: part, mode, .. } = lab.next().await else { panic!("no partial copy") };
     assert_eq!((name.as_str(), part.info_hash(), mode), ("a.img", metainfo.info_hash(), Mode::Leecher));
+}
+
+/// The torrent of an image that another lab's cache made, naming these trackers.
+async fn torrent_naming(content: &[u8], tracker: &str) -> Vec<u8> {
+    let mut lab = Lab::new(|cache| fs::write(cache.join("x.img"), content).unwrap());
+    let (metainfo, _) = lab.has("x.img").await;
+    metainfo.to_bytes(&[vec![tracker.to_owned()]], None)
+}
+
+const ELSEWHERE: &str = "http://tracker.example:6969/announce";
+
+#[tokio::test]
+async fn a_torrent_of_others_asks_for_its_image_and_the_meshs_own_does_not() {
+    let content = bytes(1, 600_000);
+    let mut lab = Lab::new(|_| {});
+    let ours = torrent_naming(&content, "http://labmesh.local:6969/announce").await;
+    let theirs = torrent_naming(&content, ELSEWHERE).await;
+    let info_hash = Metainfo::parse(&theirs).unwrap().info_hash();
+    fs::write(lab.file("ours.img.torrent"), ours).unwrap();
+    fs::write(lab.file("\u{f1} 1.img.torrent"), &theirs).unwrap();
+    let Input::CachePart { name, metainfo, mode, seed_time, stopped } = lab.next().await else { panic!() };
+    assert_eq!((name.as_str(), metainfo.info_hash()), ("\u{f1} 1.img", info_hash));
+    assert_eq!((mode, seed_time, stopped), (Mode::Seeder, None, false));
+    fs::rename(lab.file("\u{f1} 1.img.torrent"), lab.file("\u{f1} 1.img.torrent.inactive")).unwrap();
+    assert_eq!(lab.next().await, Input::CacheStopped { info_hash, stopped: true });
+    fs::rename(lab.file("\u{f1} 1.img.torrent.inactive"), lab.file("\u{f1} 1.img.torrent")).unwrap();
+    assert_eq!(lab.next().await, Input::CacheStopped { info_hash, stopped: false });
+    fs::remove_file(lab.file("\u{f1} 1.img.torrent")).unwrap();
+    assert_eq!(lab.next().await, Input::CacheLost { info_hash });
+    // By the name in it if its own is none.
+    fs::write(lab.file("whatever.torrent"), &theirs).unwrap();
+    let Input::CachePart { name, .. } = lab.next().await else { panic!() };
+    assert_eq!(name, "x.img");
+    fs::rename(lab.file("whatever.torrent"), lab.file("whatever.torrent.inactive")).unwrap();
+    assert_eq!(lab.next().await, Input::CacheStopped { info_hash, stopped: true });
+    fs::rename(lab.file("whatever.torrent.inactive"), lab.file("whatever.torrent")).unwrap();
+    assert_eq!(lab.next().await, Input::CacheStopped { info_hash, stopped: false });
+}
+
+#[tokio::test]
+async fn half_an_image_becomes_a_partial_copy_and_nothing_of_it_is_left_alone() {
+    let content = bytes(1, 600_000);
+    let theirs = torrent_naming(&content, ELSEWHERE).await;
+    let mut lab = Lab::new(|cache| {
+        fs::write(cache.join("half.img"), &content[..300_000]).unwrap();
+        fs::write(cache.join("other.img"), bytes(2, 300_000)).unwrap();
+        fs::write(cache.join("half.img.torrent"), &theirs).unwrap();
+        fs::write(cache.join("other.img.torrent"), &theirs).unwrap();
+    });
+    let Input::CachePart { name, .. } = lab.next().await else { panic!() };
+    assert_eq!(name, "half.img");
+    let journal = crate::io::disk::read_journal(&lab.file("half.img.part.journal")).unwrap();
+    assert_eq!((journal.have.count(), lab.file("half.img").exists()), (1, false));
+    assert_eq!(lab.cache.rescan().await.unwrap(), 0);
+    assert_eq!(fs::read(lab.file("other.img")).unwrap(), bytes(2, 300_000));
+    assert_eq!(fs::read(lab.file("other.img.torrent")).unwrap(), theirs);
+}
+
+#[tokio::test]
+async fn an_image_that_was_removed_is_fetched_again_when_somebody_says_so() {
+    let content = bytes(1, 600_000);
+    let theirs = torrent_naming(&content, ELSEWHERE).await;
+    let mut lab = Lab::new(|cache| {
+        fs::write(cache.join("a.img"), &content).unwrap();
+        fs::write(cache.join("a.img.torrent"), &theirs).unwrap();
+    });
+    let (metainfo, _) = lab.has("a.img").await;
+    let full = lab.file("a.img.full.sum");
+    lab.until(|| full.exists()).await;
+    assert_eq!(fs::read(lab.file("a.img.torrent")).unwrap(), theirs, "it stays as it was dropped");
+    fs::remove_file(lab.file("a.img")).unwrap();
+    lab.loses(&metainfo).await;
+    let mut lab = lab.restarted();
+    assert_eq!(lab.cache.rescan().await.unwrap(), 0);
+    let Input::CachePart { name, .. } = lab.next().await else { panic!() };
+    assert_eq!(name, "a.img", "only the rescan asks for it again");
+    assert!(lab.events.is_empty());
+}
+
+#[tokio::test]
+async fn a_renamed_image_is_not_read_again() {
+    let mut lab = Lab::new(|cache| fs::write(cache.join("a.img"), bytes(3, 100_000)).unwrap());
+    let (metainfo, _) = lab.has("a.img").await;
+    let full = lab.file("a.img.full.sum");
+    lab.until(|| full.exists()).await;
+    // Other content with the same size and time, changed where nobody watches: only reading could tell.
+    let aside = lab.folder.path().join("aside");
+    fs::rename(lab.file("a.img"), &aside).unwrap();
+    let times = fs::metadata(&aside).unwrap().modified().unwrap();
+    fs::write(&aside, bytes(4, 100_000)).unwrap();
+    fs::File::options().write(true).open(&aside).unwrap().set_modified(times).unwrap();
+    fs::rename(lab.file("a.img.torrent"), lab.file("b.img.torrent")).unwrap();
+    fs::rename(&aside, lab.file("b.img")).unwrap();
+    lab.loses(&metainfo).await;
+    assert_eq!(lab.has("b.img").await.0.info_hash(), metainfo.info_hash());
 }

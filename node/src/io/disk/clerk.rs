@@ -3,15 +3,17 @@
 //! One thread for all images, so that a close and the open after it keep their order.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read as _};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use labmesh_proto::bitfield::Bitfield;
-use labmesh_proto::config::{Mode, SeedTime};
+use labmesh_proto::config::{Mode, SeedTime, TORRENT_BYTES_MAX};
 use labmesh_proto::error::DiskError;
 use labmesh_proto::io::Input;
+use labmesh_proto::wire::metainfo::Metainfo;
 use rustix::fs::{FlockOperation, flock};
 use tracing::{debug, warn};
 
@@ -20,6 +22,7 @@ use super::place::{Place, remove};
 use super::{Events, Image};
 use crate::io::buffers::Buffers;
 use crate::io::hash::md5_of_tail;
+use crate::io::ownership::Ownership;
 use crate::io::source::disk_error;
 
 /// What a power cut may cost: what was written since the last sync, at most a second of it...
@@ -54,6 +57,7 @@ pub(super) struct Open {
 pub(super) struct Clerk {
     jobs: Receiver<Job>,
     buffers: Buffers,
+    ownership: Ownership,
     events: Events,
     /// The images with a partial copy.
     partial: Vec<Partial>,
@@ -68,8 +72,8 @@ struct Partial {
 }
 
 impl Clerk {
-    pub(super) fn new(jobs: Receiver<Job>, buffers: Buffers, events: Events) -> Self {
-        Self { jobs, buffers, events, partial: Vec::new(), due: None }
+    pub(super) fn new(jobs: Receiver<Job>, buffers: Buffers, ownership: Ownership, events: Events) -> Self {
+        Self { jobs, buffers, ownership, events, partial: Vec::new(), due: None }
     }
 
     /// Until the driver's side is gone; what was written by then is recorded.
@@ -135,7 +139,8 @@ impl Clerk {
     /// A copy that could not be finished stays as it is: it can be tried again, or closed and resumed.
     fn finish(&mut self, image: &Arc<Image>) {
         let not_open = || disk_error(&image.place.part(), &io::Error::other("it is not open for writing"));
-        let result = self.find(image).ok_or_else(not_open).and_then(|at| self.partial[at].finish());
+        let ownership = self.ownership;
+        let result = self.find(image).ok_or_else(not_open).and_then(|at| self.partial[at].finish(&ownership));
         match &result {
             Ok(()) => drop(self.forget(image)),
             Err(error) => warn!(place = %image.place.image().display(), %error, "cannot finish the copy"),
@@ -182,16 +187,20 @@ impl Partial {
     }
 
     /// The sidecars come before the name: whoever sees the name finds them.
-    fn finish(&mut self) -> Result<(), DiskError> {
+    fn finish(&mut self, ownership: &Ownership) -> Result<(), DiskError> {
         self.sync()?;
         let place = &self.image.place;
         if !self.journal.journal.have.is_full() {
             return Err(disk_error(&place.part(), &io::Error::other("pieces of it were never written")));
         }
-        let metainfo = &self.image.metainfo;
-        place.write_beside(".torrent", &metainfo.to_bytes(metainfo.announce(), metainfo.comment()))?;
+        let (metainfo, torrent) = (&self.image.metainfo, place.torrent());
+        // One that a person put there stays as it is, trackers, dates and all.
+        if !is_torrent_of(&torrent, metainfo) {
+            place.write(&torrent, &metainfo.to_bytes(metainfo.announce(), metainfo.comment()), ownership)?;
+        }
         let sum = md5_of_tail(self.file()).map_err(|e| disk_error(&place.part(), &e))?;
-        place.write_beside(".sum", format!("{sum}\n").as_bytes())?;
+        place.write(&place.beside(".sum"), format!("{sum}\n").as_bytes(), ownership)?;
+        ownership.give(self.file()).map_err(|e| disk_error(&place.part(), &e))?;
         place.complete()?;
         self.unlock();
         remove(&place.journal()).map_err(|e| disk_error(&place.journal(), &e))
@@ -205,6 +214,12 @@ impl Partial {
     fn unlock(&self) {
         let _ = flock(self.file(), FlockOperation::Unlock);
     }
+}
+
+fn is_torrent_of(path: &Path, metainfo: &Metainfo) -> bool {
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(TORRENT_BYTES_MAX as u64 + 1).read_to_end(&mut bytes));
+    read.is_ok() && Metainfo::parse(&bytes).is_ok_and(|there| there.info_hash() == metainfo.info_hash())
 }
 
 fn open_whole(image: &Image, places: &[Place]) -> Result<File, DiskError> {

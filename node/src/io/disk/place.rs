@@ -11,6 +11,7 @@ use labmesh_proto::error::DiskError;
 use rustix::fs::{CWD, FallocateFlags, FlockOperation, RenameFlags, fallocate, flock, fstatvfs, renameat_with};
 use rustix::io::Errno;
 
+use crate::io::ownership::Ownership;
 use crate::io::source::{disk_error, is_in_memory};
 
 /// The path of an image in a cache, and of what lies beside it.
@@ -18,12 +19,25 @@ use crate::io::source::{disk_error, is_in_memory};
 pub(super) struct Place {
     name: String,
     path: PathBuf,
+    /// Where its `.torrent` lies, if not beside it.
+    torrent: Option<PathBuf>,
 }
 
 impl Place {
     /// Unchecked: nothing may be touched there before [`Place::check`].
     pub(super) fn new(cache: &Path, name: &str) -> Self {
-        Self { name: name.to_owned(), path: cache.join(name) }
+        Self { name: name.to_owned(), path: cache.join(name), torrent: None }
+    }
+
+    /// The same with its torrent in that folder, if one is named.
+    pub(super) fn with_torrent_in(mut self, folder: Option<&Path>) -> Self {
+        self.torrent = folder.map(|folder| folder.join(format!("{}.torrent", self.name)));
+        self
+    }
+
+    /// Where its torrent lies.
+    pub(super) fn torrent(&self) -> PathBuf {
+        self.torrent.clone().unwrap_or_else(|| self.beside(".torrent"))
     }
 
     /// The name is relative, at most one sub-folder deep, and leads nowhere else.
@@ -70,15 +84,17 @@ impl Place {
     }
 
     /// Writes a small file so that it is there whole or not at all.
-    pub(super) fn write_beside(&self, suffix: &str, bytes: &[u8]) -> Result<(), DiskError> {
-        let (path, new) = (self.beside(suffix), self.beside(&format!("{suffix}.new")));
+    pub(super) fn write(&self, path: &Path, bytes: &[u8], ownership: &Ownership) -> Result<(), DiskError> {
+        let new = PathBuf::from(format!("{}.new", path.display()));
         let write = || {
+            fs::create_dir_all(path.parent().unwrap_or(Path::new("/")))?;
             let mut file = File::create(&new)?;
             file.write_all(bytes)?;
+            ownership.give(&file)?;
             file.sync_data()?;
-            fs::rename(&new, &path)
+            fs::rename(&new, path)
         };
-        write().map_err(|e| self.trouble(&path, &e, bytes.len() as u64))
+        write().map_err(|e| self.trouble(path, &e, bytes.len() as u64))
     }
 
     /// Gives the partial copy its name, unless something has it already.

@@ -37,7 +37,8 @@ impl Host {
     fn with(cache: &std::path::Path, limits: Limits, buffers: Buffers) -> Self {
         let (listener, events) = Listener::new();
         let peers = Peers::bind(listener.runtime.handle(), LOCALHOST, limits, buffers.clone(), events.clone()).unwrap();
-        let disk = Disk::start(cache.to_owned(), &[], buffers.clone(), events).unwrap();
+        let folders = crate::io::disk::Folders { cache: cache.to_owned(), ..Default::default() };
+        let disk = Disk::start(folders, buffers.clone(), events).unwrap();
         Self { bench: Bench { disk, listener, buffers }, peers }
     }
 
@@ -137,7 +138,8 @@ fn fetch(sample: &Sample, cache: &std::path::Path, from: SocketAddr, len: u32) {
     host.peers.dial(IMAGE, from, ours);
     let mut wanted = geometry.all().flat_map(|piece| geometry.blocks(piece, len));
     let mut received = vec![0; geometry.pieces() as usize];
-    let (mut good, mut peers) = (0, Vec::new());
+    let mut good = 0;
+    let mut source = None;
     let ask = |host: &Host, conn, block: Option<Block>| {
         if let Some(Block { piece, offset, len }) = block {
             host.peers.send(conn, Message::Request(Range { piece: piece.get(), offset, len }));
@@ -147,7 +149,7 @@ fn fetch(sample: &Sample, cache: &std::path::Path, from: SocketAddr, len: u32) {
         match host.next() {
             Event::Input(Input::PeerUp { conn, outgoing: true, .. }) => {
                 host.accept(conn, ours);
-                peers.push(conn);
+                source = Some(conn);
                 (0..8).for_each(|_| ask(&host, conn, wanted.next()));
             }
             Event::Block { conn, range, data } => {
@@ -161,7 +163,7 @@ fn fetch(sample: &Sample, cache: &std::path::Path, from: SocketAddr, len: u32) {
             }
             Event::OfImage { input: Input::Verified { piece, result, .. }, .. } => {
                 assert_eq!(result, Ok(true));
-                host.peers.have(&peers, piece);
+                host.peers.have(source.as_slice(), piece);
                 good += 1;
             }
             other => panic!("{other:?}"),

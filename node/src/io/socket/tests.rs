@@ -129,3 +129,15 @@ async fn nobody_there_is_no_mesh() {
     assert_eq!(failure.exit, Exit::NoMesh);
     assert!(failure.message.contains("labmesh run"), "{failure}");
 }
+
+#[tokio::test]
+async fn a_wait_ends_with_what_has_happened_since_the_last() {
+    let (said, mut events) = broadcast::channel(2);
+    for _ in 0..3 {
+        said.send(Event::BecameSolo).unwrap();
+    }
+    // Were it not for the events, this would take an hour.
+    assert_eq!(wait(&mut events, Duration::from_secs(3600)).await, Answer::Done);
+    assert!(events.is_empty());
+    assert_eq!(wait(&mut events, Duration::ZERO).await, Answer::Done);
+}

@@ -98,23 +98,17 @@ fn world() -> World {
         missing_pieces: 3,
         last_seen_on: vec!["pc07".to_owned()],
         sources: vec![("pc01".to_owned(), 32_768, 0)],
+        tracker: None,
         error: None,
     };
+    let reports = vec![report(TransferState::Seeding, 0), report(TransferState::Waiting, 1)];
     let status = Status {
         id: NodeId([7; 32]),
         name: "pc01".to_owned(),
         role: Role::Master,
         term: 3,
         master: Some("pc01".to_owned()),
-        nodes: vec![
-            node(
-                "pc01",
-                Role::Master,
-                true,
-                vec![report(TransferState::Seeding, 0), report(TransferState::Waiting, 1)],
-            ),
-            node("pc<07>", Role::Follower, false, vec![]),
-        ],
+        nodes: vec![node("pc01", Role::Master, true, reports), node("pc<07>", Role::Follower, false, vec![])],
         images,
         torrents: vec![TorrentStatus {
             info_hash: InfoHash([9; 20]),
