@@ -710,7 +710,7 @@ mod tests {
         });
         let settings: Settings = toml::from_str(&all).unwrap();
         assert_eq!(settings.key.as_deref(), Some(Path::new("/etc/labmesh/mesh.key")));
-        assert_eq!(DEFAULTS.len(), 37, "every key of Settings has a line in the printed default");
+        assert_eq!(DEFAULTS.len(), 38, "every key of Settings has a line in the printed default");
     }
 
     #[test]
