@@ -304,7 +304,7 @@ const DEFAULTS: &[(&str, &str, bool)] = &[
     ("min_reannounce_interval", r#""10s""#, true),
     ("timeout_downloaders_interval", r#""95s""#, false),
     ("response_size", "50", true),
-    ("nat_check", "3", true),
+    ("nat_check", "0", true),
     ("allow_get", "true", true),
     ("scrape_allowed", r#""full""#, true),
     ("announces_per_address", "1000", true),

@@ -211,7 +211,8 @@ impl Default for TrackerConfig {
             min_interval: ANNOUNCE_MIN_INTERVAL,
             expiry: ANNOUNCE_EXPIRY,
             response_size: NUMWANT_DEFAULT,
-            nat_check: 3,
+            // A client that has just been looked at from this address may refuse the seed behind it (rTorrent, ctorrent).
+            nat_check: 0,
         }
     }
 }

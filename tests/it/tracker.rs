@@ -116,7 +116,7 @@ fn counters_and_names_outlive_a_kill_and_a_restart() {
 fn whoever_lies_about_its_port_is_handed_to_nobody() {
     let dir = scratch();
     let host = Host::loopback(72);
-    let _node = Node::start(&host, dir.path(), "pc01", &["--mesh", "liars", "--open-tracker"]);
+    let _node = Node::start(&host, dir.path(), "pc01", &["--mesh", "liars", "--open-tracker", "--nat-check", "3"]);
     let to = SocketAddr::new(host.addr(), HTTP_PORT);
     let answering = |words: &'static [u8]| {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
