@@ -38,8 +38,9 @@ pub const FOREIGN_LINKS: usize = 4;
 const SEEDER_TRIES: usize = 2;
 /// Members that leech may lead one uploader to this degree, which leaves room for those that dial unasked.
 const CROWD_MAX: usize = PEERS_PER_IMAGE_MAX * 3 / 4;
-/// After this many rings somebody may be left with fewer links than [`DEGREE_MIN`]: about once in a million graphs.
-const RINGS_MAX: u64 = 32;
+/// After this many rings somebody may be left with fewer links than [`DEGREE_MIN`]. Nearly all graphs need fewer than 16;
+/// with sixteen members a ring seldom has one of the two that the last one still lacks, and 32 left one in some thousands.
+const RINGS_MAX: u64 = 256;
 
 /// A place whose inner links are cheap: nodes behind one switch. A digest of the site's configured name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]

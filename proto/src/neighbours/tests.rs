@@ -131,6 +131,16 @@ proptest! {
     }
 }
 
+/// The smallest rooms that are no full mesh have the fewest links to choose from; offset 713 once left a node with 13.
+#[test]
+fn small_rooms_reach_the_least_degree_too() {
+    for (count, offset) in (16..20u64).flat_map(|count| (0..1000u64).map(move |offset| (count, offset))) {
+        let members: Vec<Member> = (0..count).map(|n| member(n + offset * 1000, "", Part::Peer)).collect();
+        let degrees = degrees(&members);
+        assert!(degrees.iter().all(|d| (DEGREE_MIN..=DEGREE_MAX).contains(d)), "{count}, {offset}: {degrees:?}");
+    }
+}
+
 #[test]
 fn up_to_fifteen_everybody_knows_everybody() {
     for count in 0..=ALL_PAIRS_MAX {
