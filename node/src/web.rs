@@ -1,9 +1,9 @@
 //! Every node's pages: who is here, what is offered, the tracker over HTTP, torrents, and numbers for programs.
 //!
-//! Rule: the web changes nothing, but for the names that people give to torrents of an open tracker ([`register`]). Every
-//! other route answers `GET` and `HEAD` from a snapshot of the mind or by asking it,
-//! and gives up after [`ANSWER_WITHIN`]; nothing here knows whether this node is the master. Torrents leave with their
-//! trackers rewritten to those of this moment. Pages are made of what lies in this program and load nothing else.
+//! Rule: the web changes nothing, but for the names that people give to torrents of an open tracker ([`register`]).
+//! Every other route answers `GET` and `HEAD` from a snapshot of the mind or by asking it, and gives up after
+//! [`ANSWER_WITHIN`]; nothing here knows whether this node is the master. Torrents leave with their trackers rewritten
+//! to those of this moment. Pages are made of what lies in this program and load nothing else.
 //!
 //! Not here: sockets, limits of connections and headers (`io::tracker`), how the pages look (`page`, `room`, `text`)
 //! and what they count (`overview`), how a page is followed as it changes (`live`), the text of queries and answers
@@ -30,7 +30,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use crate::driver::{Ended, Handle};
-use crate::io::tracker::Policy;
+use crate::io::tracker::{ANSWER_WITHIN, LATE, Policy};
 use crate::metrics::{self, Counters};
 use crate::view;
 
@@ -43,15 +43,10 @@ mod text;
 
 use page::Page;
 
-/// How long the mind may take: an announce at a follower goes to the master and back, a torrent comes from a holder,
-/// perhaps the third that is asked, and both outlast a change of master.
-const ANSWER_WITHIN: Duration = Duration::from_secs(8);
 /// What bttrack says when it has no such torrent.
 const NOT_HERE: &str = "your file may exist elsewhere in the universe\nbut alas, not here\n";
 /// What bttrack says when it is told to keep its torrents to itself.
 const NO_GET: &str = "get function is not available with this tracker.";
-/// What bttrack says before it says what was wrong.
-const GARBAGE: &str = "you sent me garbage - ";
 /// Pages come from here only, load nothing but their style, icon and script from here, and run nothing that stands in
 /// them: a hostile name that got through as markup would still do nothing.
 const PAGE_POLICY: HeaderValue = HeaderValue::from_static(
@@ -158,7 +153,7 @@ impl Site {
 enum Unanswered {
     #[error("this node is ending, ask another")]
     Ended,
-    #[error("no answer from the mesh in time, try again")]
+    #[error("{LATE}")]
     Late,
 }
 
@@ -213,7 +208,7 @@ pub fn router(site: Arc<Site>) -> Router {
 }
 
 async fn index(State(site): Shared) -> Result<Response, Unanswered> {
-    Ok(html_page(site.page(Duration::ZERO).await?.html.clone()))
+    Ok(html_page(site.page(Duration::ZERO).await?.html.clone(), PAGE_POLICY))
 }
 
 async fn events(State(site): Shared) -> Response {
@@ -236,7 +231,7 @@ async fn scrape(State(site): Shared, query: RawQuery) -> Response {
     site.counters.http_scrapes.add_one();
     let allowed = site.policy.scrape_allowed;
     let scraped = match http_tracker::parse_info_hashes(query.0.as_deref().unwrap_or_default()) {
-        Err(bad) => Err(format!("{GARBAGE}{bad}")),
+        Err(bad) => Err(http_tracker::garbage(&bad)),
         Ok(images) => {
             let refused = if images.is_empty() { allowed.full() } else { allowed.specific() };
             if let Err(reason) = refused {
@@ -263,7 +258,7 @@ async fn file(State(site): Shared, axum::Extension(reached_at): Asker, query: Ra
 }
 
 async fn images(State(site): Shared) -> Result<Response, Unanswered> {
-    Ok(html_page(page::listing(&*site.status().await?).into()))
+    Ok(html_page(page::listing(&*site.status().await?).into(), PAGE_POLICY))
 }
 
 async fn image(
@@ -277,7 +272,7 @@ async fn image(
         [] => Ok(not_here()),
         [image] => site.torrent(image.info_hash, reached_at).await,
         ref several => {
-            let page = html_page(page::choices(name, several).into());
+            let page = html_page(page::choices(name, several).into(), PAGE_POLICY);
             Ok((StatusCode::MULTIPLE_CHOICES, page).into_response())
         }
     }
@@ -345,12 +340,13 @@ fn attachment(name: &str) -> String {
     format!("attachment; filename=\"{plain}.torrent\"; filename*=UTF-8''{full}.torrent")
 }
 
-fn html_page(html: Bytes) -> Response {
+fn html_page(html: Bytes, policy: HeaderValue) -> Response {
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8")),
-        (header::CONTENT_SECURITY_POLICY, PAGE_POLICY),
+        (header::CONTENT_SECURITY_POLICY, policy),
         (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
-        (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+        // Not `no-referrer`: with it a browser hides whose page a form was sent from, which `register` asks for.
+        (header::REFERRER_POLICY, HeaderValue::from_static("same-origin")),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
     ];
     (headers, Body::from(html)).into_response()

@@ -217,8 +217,9 @@ impl Default for TrackerConfig {
     }
 }
 
-/// The version of everything that labmesh nodes say to each other; other versions are refused by name.
-pub const PROTOCOL_VERSION: u16 = 1;
+/// The version of everything that labmesh nodes say to each other; other versions are refused by name. 2 since books hold
+/// names and catalogues say which records only have more copies.
+pub const PROTOCOL_VERSION: u16 = 2;
 
 /// Names of nodes, sites and meshes: a DNS label, so that they fit a TXT record and a column.
 pub const NAME_BYTES_MAX: usize = 63;

@@ -1,9 +1,10 @@
 //! Who is in the mesh: the master's list of members, and every node's copy of it.
 //!
 //! Rule: a node greets its master again and again ([`HELLO_EVERY`]); heard within [`MEMBER_AWAY`] it is live, unheard
-//! for [`MEMBER_FORGET`](crate::config::MEMBER_FORGET) it is forgotten. Whoever becomes master goes on with the roster that it knew, but counts only
-//! whom it has heard itself, so that the lost half of a partition decides nothing. Followers ask for what changed when
-//! a heartbeat shows a newer version, obey deltas of their own epoch only, and keep their copy without a master.
+//! for [`MEMBER_FORGET`](crate::config::MEMBER_FORGET) it is forgotten. Whoever becomes master goes on with the roster
+//! that it knew, but counts only whom it has heard itself, so that the lost half of a partition decides nothing.
+//! Followers ask for what changed when a heartbeat shows a newer version, obey deltas of their own epoch only, and keep
+//! their copy without a master.
 //!
 //! Not here: who is master ([`crate::election`]), whom to be connected to ([`crate::discovery`]).
 

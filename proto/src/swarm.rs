@@ -54,6 +54,7 @@ const STARVING_EVERY: Duration = Duration::from_secs(2);
 const WAITING_AFTER: Duration = Duration::from_secs(1);
 /// Dials that one look begins: a storm of connections helps nobody.
 const CONTACTS_DIALLED_AT_ONCE: usize = 8;
+/// In `by_conn`: no peer of this image has that connection.
 const NOBODY: u32 = u32::MAX;
 
 /// What happens to one swarm.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::clients::{Aria2, Client, Ctorrent, Libtorrent, Rtorrent, Transmission, installed, libtorrent_client};
-use crate::harness::{HTTP_PORT, MIB, Node, one_master, random_file, same_bytes, scratch, wait_for};
+use crate::harness::{HTTP_PORT, MIB, Node, escaped, one_master, random_file, same_bytes, scratch, wait_for};
 use crate::lab::{Host, Lab, Link};
 
 pub(crate) const IMAGE: &str = "foreign.img";
@@ -38,7 +38,7 @@ fn downloads_from_us(client: &dyn Client) {
     nodes[1].sees(IMAGE, 1);
 
     // From the node that does not hold it: every node serves the whole catalogue.
-    let escaped: String = (0..20).map(|i| format!("%{}", &hash[2 * i..2 * i + 2])).collect();
+    let escaped = escaped(&hash);
     let (code, torrent) = nodes[1].page(&format!("/file?info_hash={escaped}"));
     assert_eq!(code, 200);
     let path = dir.path().join("fetched.torrent");

@@ -501,6 +501,11 @@ pub(crate) fn one_master(nodes: &[&Node], limit: Duration) -> usize {
     })
 }
 
+/// The 40 hexadecimal digits of an info hash as they stand in a query.
+pub(crate) fn escaped(hash: &str) -> String {
+    (0..20).map(|i| format!("%{}", &hash[2 * i..2 * i + 2])).collect()
+}
+
 /// A GET of HTTP/1.1 from some host: status code and body. Panics if the answer is not HTTP.
 #[track_caller]
 pub(crate) fn http_get(host: &Host, to: SocketAddr, path: &str) -> (u16, Vec<u8>) {

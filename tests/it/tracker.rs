@@ -23,7 +23,7 @@ fn announce(port: u16, more: &str) -> String {
 }
 
 /// The compact peers of an answer; its reason if it is a refusal.
-fn peers(body: &[u8]) -> Vec<SocketAddrV4> {
+pub(crate) fn peers(body: &[u8]) -> Vec<SocketAddrV4> {
     let key = b"5:peers";
     let at = body.windows(key.len()).position(|w| w == key).unwrap_or_else(|| panic!("{}", body.escape_ascii()));
     let rest = &body[at + key.len()..];

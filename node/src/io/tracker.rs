@@ -46,6 +46,11 @@ const BACKLOG: i32 = 4096;
 const DATAGRAMS_WAITING: usize = 4 * 1024 * 1024;
 /// How long a client may leave what we sent unread or unconfirmed (TCP_USER_TIMEOUT).
 const READ_WITHIN: Duration = Duration::from_secs(20);
+/// How long the mind may take: an announce at a follower goes to the master and back, a torrent comes from a holder,
+/// perhaps the third that is asked, and both outlast a change of master.
+pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(8);
+/// What is heard when it takes longer.
+pub(crate) const LATE: &str = "no answer from the mesh in time, try again";
 /// How often a port free for both TCP and UDP is looked for when any will do.
 const FREE_PORT_TRIES: usize = 16;
 

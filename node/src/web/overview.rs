@@ -140,7 +140,7 @@ impl<'a> Overview<'a> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use labmesh_proto::config::{Mode, Weight};
     use labmesh_proto::id::NodeId;
     use labmesh_proto::node::Role;
@@ -162,7 +162,7 @@ mod tests {
         }
     }
 
-    fn report(n: u8, state: TransferState, permille: u16, down_bps: u64) -> TransferReport {
+    pub(in crate::web) fn report(n: u8, state: TransferState, permille: u16, down_bps: u64) -> TransferReport {
         TransferReport {
             info_hash: InfoHash([n; 20]),
             mode: Mode::Peer,
@@ -175,7 +175,7 @@ mod tests {
         }
     }
 
-    fn node(name: &str, live: bool, transfers: Vec<TransferReport>) -> NodeStatus {
+    pub(in crate::web) fn node(name: &str, live: bool, transfers: Vec<TransferReport>) -> NodeStatus {
         NodeStatus {
             id: NodeId([0; 32]),
             name: name.to_owned(),

@@ -24,6 +24,16 @@ const REFRESH_S: u32 = 3;
 const BARS_SHOWN: usize = 5;
 /// What bttrack's page is called: those who look for these words find ours.
 const TITLE: &str = "BitTorrent download info";
+/// The columns of bttrack's table, and whether each holds numbers.
+pub(super) const BTTRACK_COLUMNS: [(&str, bool); 7] = [
+    ("info hash", false),
+    ("torrent name", false),
+    ("size", true),
+    ("complete", true),
+    ("downloading", true),
+    ("downloaded", true),
+    ("transferred", true),
+];
 /// How many elements the status page is made of; the first is its title.
 pub(super) const PARTS: usize = 7;
 
@@ -204,18 +214,6 @@ fn lead(out: &mut String, flow: &Flow<'_>) -> fmt::Result {
 
 /// The columns and the totals row of bttrack's page, so that those who knew it feel at home; then how far it is.
 fn images(out: &mut String, status: &Status, overview: &Overview<'_>) -> fmt::Result {
-    const COLUMNS: [(&str, bool); 10] = [
-        ("info hash", false),
-        ("torrent name", false),
-        ("size", true),
-        ("complete", true),
-        ("downloading", true),
-        ("downloaded", true),
-        ("transferred", true),
-        ("progress", false),
-        ("speed", true),
-        ("time left", true),
-    ];
     out.write_str("<section id=images>\n<h2>Images</h2>\n")?;
     let flows = &overview.flows;
     if flows.is_empty() {
@@ -223,7 +221,11 @@ fn images(out: &mut String, status: &Status, overview: &Overview<'_>) -> fmt::Re
         register::table(out, status)?;
         return out.write_str("</section>\n");
     }
-    thead(out, "images", &COLUMNS)?;
+    thead(
+        out,
+        "images",
+        &[&BTTRACK_COLUMNS[..], &[("progress", false), ("speed", true), ("time left", true)]].concat(),
+    )?;
     out.write_str("<tbody>\n")?;
     for flow in flows {
         let i = flow.image;

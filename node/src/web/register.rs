@@ -14,6 +14,7 @@ use axum::body::Body;
 use axum::extract::{ConnectInfo, Extension, State};
 use axum::http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
+use bytes::Bytes;
 use labmesh_proto::id::InfoHash;
 use labmesh_proto::io::{Command, Reply};
 use labmesh_proto::node::{Status, TorrentStatus};
@@ -22,9 +23,9 @@ use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::page::{cell, number, thead};
+use super::page::{BTTRACK_COLUMNS, cell, number, thead};
 use super::text::{Size, Text};
-use super::{ReachedAt, Site, Unanswered, answer, json};
+use super::{ReachedAt, Site, Unanswered, answer, html_page, json};
 use crate::io::tracker::Token;
 
 /// A hash, a name of 255 bytes that are all escaped, a size and a token.
@@ -83,14 +84,7 @@ type Asker = (ConnectInfo<SocketAddr>, Extension<ReachedAt>);
 
 /// `GET /register`: the form.
 pub(super) async fn form() -> Response {
-    const FORM: &str = include_str!("register.html");
-    let headers = [
-        (header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8")),
-        (header::CONTENT_SECURITY_POLICY, FORM_POLICY),
-        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
-        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
-    ];
-    (headers, FORM).into_response()
+    html_page(Bytes::from_static(include_bytes!("register.html")), FORM_POLICY)
 }
 
 /// `POST /register`: what the form sends.
@@ -133,19 +127,11 @@ impl<'a> Torrent<'a> {
 
 /// The table below the images on the status page, if there is anything to show.
 pub(super) fn table(out: &mut String, status: &Status) -> fmt::Result {
-    const COLUMNS: [(&str, bool); 6] = [
-        ("info hash", false),
-        ("torrent name", false),
-        ("size", true),
-        ("complete", true),
-        ("downloading", true),
-        ("downloaded", true),
-    ];
     if status.torrents.is_empty() {
         return Ok(());
     }
     out.write_str("<h3>Other torrents of this open tracker</h3>\n")?;
-    thead(out, "images", &COLUMNS)?;
+    thead(out, "images", &BTTRACK_COLUMNS[..6])?;
     out.write_str("<tbody>\n")?;
     for t in &status.torrents {
         out.write_str("<tr>")?;

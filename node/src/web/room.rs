@@ -11,7 +11,7 @@ use labmesh_proto::wire::control::{TransferReport, TransferState};
 
 use super::overview::{Flow, Overview};
 use super::page::NodeLink;
-use super::text::{Bar, ImageName, Percent, SeedLeft, Size, Text, plural};
+use super::text::{Bar, ImageName, Percent, SeedLeft, Speed, Text, plural};
 use crate::view;
 
 /// What a PC is at.
@@ -127,7 +127,7 @@ fn at(out: &mut String, report: &TransferReport, overview: &Overview<'_>) -> fmt
     write!(out, "{}<small>", Bar(report.permille))?;
     match report.state {
         TransferState::Waiting => write!(out, "for {} pieces", report.missing_pieces)?,
-        TransferState::Fetching if report.down_bps > 0 => write!(out, "<span>↓ {}/s</span>", Size(report.down_bps))?,
+        TransferState::Fetching => write!(out, "{}", Speed { down: report.down_bps, up: 0 })?,
         _ => {}
     }
     let main = overview.main().map(|flow| flow.image.info_hash);
@@ -139,9 +139,7 @@ fn at(out: &mut String, report: &TransferReport, overview: &Overview<'_>) -> fmt
 }
 
 fn seeding(out: &mut String, report: &TransferReport) -> fmt::Result {
-    if report.up_bps > 0 {
-        write!(out, "<span>↑ {}/s</span> ", Size(report.up_bps))?;
-    }
+    write!(out, "{} ", Speed { down: 0, up: report.up_bps })?;
     let left = report.seed_left_s.map(|s| Duration::from_secs(s.into()));
     if left.is_some() {
         write!(out, "<span>seeds {}</span>", SeedLeft { state: report.state, left })?;
@@ -151,44 +149,21 @@ fn seeding(out: &mut String, report: &TransferReport) -> fmt::Result {
 
 #[cfg(test)]
 mod tests {
-    use labmesh_proto::config::{Mode, Weight};
-    use labmesh_proto::id::{InfoHash, NodeId};
-
+    use super::super::overview::tests::{node, report};
     use super::*;
-
-    fn node(live: bool, transfers: &[(TransferState, u16)]) -> NodeStatus {
-        let report = |(state, permille): &(TransferState, u16)| TransferReport {
-            info_hash: InfoHash([1; 20]),
-            mode: Mode::Peer,
-            state: *state,
-            permille: *permille,
-            down_bps: 0,
-            up_bps: 0,
-            seed_left_s: None,
-            missing_pieces: 0,
-        };
-        NodeStatus {
-            id: NodeId([0; 32]),
-            name: "pc1".to_owned(),
-            addr: None,
-            http_port: 1,
-            role: Role::Follower,
-            weight: Weight::DEFAULT,
-            site: String::new(),
-            live,
-            transfers: transfers.iter().map(report).collect(),
-        }
-    }
 
     #[test]
     fn a_tile_shows_what_needs_eyes_most() {
         use TransferState::{Failed, Fetching, Seeding, Waiting};
-        let class = |live, transfers: &[_]| Tile::of(&node(live, transfers), None).class();
+        let pc = |live, transfers: &[(TransferState, u16)]| {
+            node("pc1", live, transfers.iter().map(|(state, permille)| report(1, *state, *permille, 0)).collect())
+        };
+        let class = |live, transfers: &[_]| Tile::of(&pc(live, transfers), None).class();
         assert_eq!(class(true, &[(Fetching, 1), (Failed, 9), (Waiting, 2)]), "failed");
         assert_eq!(class(true, &[(Fetching, 1), (Waiting, 2)]), "waiting");
         assert_eq!(class(true, &[(Seeding, 1000)]), "ready");
         assert_eq!(class(false, &[(Failed, 1)]), "away");
-        let slowest = node(true, &[(Fetching, 900), (Fetching, 100), (Seeding, 1000)]);
+        let slowest = pc(true, &[(Fetching, 900), (Fetching, 100), (Seeding, 1000)]);
         assert!(matches!(Tile::of(&slowest, None), Tile::At(report) if report.permille == 100));
     }
 }

@@ -62,16 +62,6 @@ fn client(addr: &str, left: u64, event: AnnounceEvent) -> Announce {
     }
 }
 
-/// A tracker that hands out clients unseen.
-const UNCHECKED: TrackerConfig = TrackerConfig {
-    open: false,
-    interval: ANNOUNCE_INTERVAL,
-    min_interval: Duration::from_secs(10),
-    expiry: ANNOUNCE_EXPIRY,
-    response_size: 50,
-    nat_check: 0,
-};
-
 /// A tracker, a clock, and everything it ever asked for.
 struct Desk {
     tracker: Tracker,
@@ -89,7 +79,7 @@ impl Desk {
     }
 
     fn replica() -> Self {
-        let mut desk = Self::with(UNCHECKED);
+        let mut desk = Self::with(TrackerConfig::default());
         desk.input(Input::Tracked { info_hash: IMAGE, downloaded: 0 });
         desk
     }
@@ -101,7 +91,7 @@ impl Desk {
 
     /// A master that looks before it hands out.
     fn checking() -> Self {
-        let mut desk = Self::with(TrackerConfig::default());
+        let mut desk = Self::with(TrackerConfig { nat_check: 3, ..TrackerConfig::default() });
         desk.input(Input::Tracked { info_hash: IMAGE, downloaded: 0 });
         desk.input(Input::BecameMaster);
         desk
@@ -559,7 +549,9 @@ fn a_follower_passes_clients_on_and_hands_the_answer_back() {
     let mut desk = Desk::new();
     desk.announce(1, left(0));
     let announce = client("10.0.9.9:1", 5, AnnounceEvent::Completed);
-    let Message::ForeignAnnounce { id, peer, numwant, stopped, completed } = pass_on(4, &announce, &UNCHECKED) else {
+    let Message::ForeignAnnounce { id, peer, numwant, stopped, completed } =
+        pass_on(4, &announce, &TrackerConfig::default())
+    else {
         panic!("another message");
     };
     desk.input(Input::ForeignAnnounce { from: node(7), id, peer, numwant, stopped, completed });
@@ -569,10 +561,10 @@ fn a_follower_passes_clients_on_and_hands_the_answer_back() {
         panic!("{:?}", desk.outputs);
     };
     assert_eq!(to, node(7));
-    let told = passed_back(answer, &UNCHECKED).unwrap();
+    let told = passed_back(answer, &TrackerConfig::default()).unwrap();
     assert_eq!((told.complete, told.incomplete, told.interval), (1, 1, 30));
     assert_eq!(told.peers, [TrackedPeer { addr: contact(1).addr, peer_id: PeerId::of_node(&node(1)) }]);
-    assert_eq!(passed_back(None, &UNCHECKED), Err(Refused::Unknown.reason()));
+    assert_eq!(passed_back(None, &TrackerConfig::default()), Err(Refused::Unknown.reason()));
     desk.check_counts(1, 1, 1);
 }
 
@@ -831,7 +823,7 @@ fn counters_are_saved_soon_after_they_changed_and_known_to_the_next_life() {
     desk.input(Input::Shutdown);
     assert_eq!(saved(&desk)[1].downloaded, [(IMAGE, 3)]);
 
-    let mut next = Desk::with(UNCHECKED);
+    let mut next = Desk::with(TrackerConfig::default());
     next.input(Input::Replica(book));
     next.input(Input::BecameMaster);
     next.input(Input::Tracked { info_hash: IMAGE, downloaded: 0 });
@@ -853,7 +845,7 @@ fn a_name_is_for_an_open_tracker_and_outlives_swarm_and_master() {
     let mut desk = Desk::new();
     desk.input(Input::Register(name(OTHER, "debian.iso")));
     assert_eq!((desk.tracker.known(&OTHER), desk.tracker.may_register()), (None, Err(NotRegistered::Closed)));
-    let open = TrackerConfig { open: true, ..UNCHECKED };
+    let open = TrackerConfig { open: true, ..TrackerConfig::default() };
     let mut desk = Desk::with(open);
     desk.input(Input::BecameMaster);
     desk.input(Input::Register(name(OTHER, "debian.iso")));
@@ -873,7 +865,7 @@ fn a_name_is_for_an_open_tracker_and_outlives_swarm_and_master() {
 
 #[test]
 fn strangers_leave_room_for_the_counters_of_our_images() {
-    let mut desk = Desk::with(TrackerConfig { open: true, ..UNCHECKED });
+    let mut desk = Desk::with(TrackerConfig { open: true, ..TrackerConfig::default() });
     desk.input(Input::BecameMaster);
     let hash = |n: usize| {
         let mut hash = [7; 20];

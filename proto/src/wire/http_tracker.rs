@@ -264,6 +264,11 @@ impl TrackedPeer {
     }
 }
 
+/// The `failure reason` for what is no announce or scrape, in bttrack's words.
+pub fn garbage(bad: &BadQuery) -> String {
+    format!("you sent me garbage - {bad}")
+}
+
 /// The body of an answer that only says why (BEP 3 `failure reason`).
 pub fn encode_failure(reason: &str) -> Vec<u8> {
     let mut out = Vec::new();

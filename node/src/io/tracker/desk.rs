@@ -25,12 +25,12 @@ use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, 
 use tokio::sync::mpsc;
 use tracing::debug;
 
-use super::Policy;
 use super::answers::{Answer, Answers};
 use super::head::{self, AnnounceHead, Head};
 use super::limits::{Rate, Seat, Seats};
 use super::pages::Visitor;
 use super::udp::{self, Datagrams};
+use super::{LATE, Policy};
 use crate::driver::{Announces, Handle};
 use crate::metrics::Counters;
 
@@ -45,8 +45,8 @@ const HEAD_BYTES_MAX: usize = 4 * 1024;
 const HEAD_WITHIN: u64 = if cfg!(test) { 2 } else { 10 };
 /// Rings after which a connection gets its present answer and is closed: an announcing client comes once in 30 s.
 const CONNECTION_AGE_MAX: u64 = 300;
-/// Rings that the mind may take: an announce at a follower goes to the master and back, and outlasts a change of master.
-const ANSWER_WITHIN: u64 = 8;
+/// Rings that the mind may take.
+const ANSWER_WITHIN: u64 = super::ANSWER_WITHIN.as_secs();
 /// Milliseconds that answers may take when the node ends.
 const GOODBYE_MS: u64 = 500;
 /// Rest after an `accept` that failed, usually for want of file descriptors.
@@ -54,8 +54,6 @@ const ACCEPT_PAUSE_MS: u64 = 50;
 /// What a client too many hears.
 const TURNED_AWAY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 2\r\n\
     Content-Type: text/plain\r\nContent-Length: 40\r\n\r\ntoo many connections, try another node.\n";
-/// What bttrack says before it says what was wrong.
-const GARBAGE: &str = "you sent me garbage - ";
 /// What an address hears that announces more often than it may.
 const TOO_OFTEN: &str = "too many announces from your address, wait a second";
 
@@ -266,7 +264,7 @@ impl Desk {
         self.announces.forget();
         self.datagrams.ring(self.rings);
         while let Some(asker) = self.waiting.overdue(self.rings) {
-            self.answer_late(asker, Err("no answer from the mesh in time, try again"));
+            self.answer_late(asker, Err(LATE));
         }
         for number in 0..self.clients.len() as u32 {
             let Some(client) = &self.clients[number as usize] else { continue };
@@ -452,7 +450,7 @@ impl Desk {
             }
             Err(bad) => {
                 let asker = asker(None);
-                self.answer(asker, Err(&format!("{GARBAGE}{bad}")));
+                self.answer(asker, Err(&http_tracker::garbage(&bad)));
             }
         }
     }
