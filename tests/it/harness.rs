@@ -484,6 +484,12 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
+        if std::thread::panicking()
+            && let Ok(Some(status)) = self.0.try_wait()
+        {
+            // A foreign program that had died is another failure than one of ours.
+            eprintln!("---- process {} was gone before the test ended: {status}", self.0.id());
+        }
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
