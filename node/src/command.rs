@@ -60,7 +60,8 @@ impl Context {
             return Err(none.into());
         }
         let config = resolve(self, args)?;
-        self.out.note(&format!("no node runs here: one is run for this command, in the mesh {:?}", config.mesh));
+        let place = self.socket.as_ref().map_or_else(|| "here".to_owned(), |socket| format!("at {}", socket.display()));
+        self.out.note(&format!("no node runs {place}: one is run for this command, in the mesh {:?}", config.mesh));
         let own = Own::start(config).await?;
         let client = Client::connect(std::slice::from_ref(&own.socket)).await?;
         Ok((client, Some(own)))
