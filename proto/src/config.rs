@@ -176,6 +176,9 @@ pub struct Config {
     pub tracker: TrackerConfig,
     /// The mesh's host name, such as `labmesh.local`: a torrent that names it as its tracker is the mesh's own.
     pub mesh_host: String,
+    /// Find clients of this LAN by BEP 14, and be found: announces carry this word, by which nodes of one mesh know each
+    /// other's. `None` = not at all.
+    pub local_discovery: Option<String>,
     /// Bytes of pieces in flight that the driver has buffers for.
     pub piece_buffer_bytes: u64,
     /// The longest block that it asks of our own nodes and serves: [`LARGE_BLOCK_BYTES`]; only the simulator has rooms
@@ -342,6 +345,14 @@ pub const TRACKER_QUESTIONS_MAX: usize = 32;
 pub const TRACKER_GOODBYES_MAX: usize = 256;
 /// The longest UDP answer: fits in an Ethernet frame with IPv6 and a tunnel's header.
 pub const DATAGRAM_BYTES_MAX: usize = 1400;
+/// The longest announce of local discovery that is read: an Ethernet frame's.
+pub const LSD_DATAGRAM_BYTES_MAX: usize = 1472;
+/// How often a swarm is announced by local discovery (BEP 14).
+pub const LSD_EVERY: Duration = Duration::from_secs(5 * 60);
+/// A node announces at most this often (BEP 14)...
+pub const LSD_PAUSE: Duration = Duration::from_secs(60);
+/// ... but for swarms that have just begun to miss pieces: a person waits for those.
+pub const LSD_PAUSE_FETCHING: Duration = Duration::from_secs(5);
 
 // Swarm.
 

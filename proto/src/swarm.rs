@@ -66,6 +66,8 @@ pub enum Input {
     Neighbours(Neighbours),
     /// Peers that a tracker of others named, which the image's torrent names.
     Strangers(Vec<SocketAddr>),
+    /// A peer that local discovery found.
+    Stranger(SocketAddr),
     /// See [`io::Input::PeerUp`].
     PeerUp {
         /// The connection.
@@ -288,6 +290,7 @@ impl Swarm {
             Input::Opened(result) => self.handle_opened(now, result),
             Input::Neighbours(neighbours) => self.handle_neighbours(now, &neighbours),
             Input::Strangers(addresses) => self.handle_strangers(now, addresses),
+            Input::Stranger(addr) => self.handle_hearsay(now, &[addr]),
             Input::PeerUp { conn, addr, handshake, outgoing } => self.peer_up(now, conn, addr, &handshake, outgoing),
             Input::PeerDown(conn) => {
                 if let Some(p) = self.peer_of(conn) {
@@ -332,11 +335,11 @@ impl Swarm {
     /// The deadline has come.
     pub fn handle_timeout(&mut self, now: Time) {
         if self.review_at <= now {
-            self.review_at = if self.is_busy() { now + REVIEW } else { Time::NEVER };
             self.review_requests(now);
             self.review_slots(now);
             self.dial(now);
             self.review_starving(now);
+            self.review_at = self.next_review(now);
         }
         self.review_life(now);
         if self.announce_at <= now {
@@ -454,9 +457,14 @@ impl Swarm {
         self.review_life(now);
     }
 
-    fn is_busy(&self) -> bool {
-        let others = !self.peers.is_empty() || self.contacts.has_strangers();
-        matches!(self.life, Life::Fetching { .. }) || (self.life.is_active() && others)
+    fn next_review(&self, now: Time) -> Time {
+        match self.life {
+            Life::Idle | Life::Stopped => Time::NEVER,
+            Life::Seeding { .. } if self.peers.is_empty() => {
+                self.contacts.strangers_due().map_or(Time::NEVER, |due| due.max(now + REVIEW))
+            }
+            Life::Fetching { .. } | Life::Seeding { .. } => now + REVIEW,
+        }
     }
 
     // ---- the tracker
@@ -526,6 +534,15 @@ impl Swarm {
         }
     }
 
+    fn handle_hearsay(&mut self, now: Time, addresses: &[SocketAddr]) {
+        // BEP 27: a private torrent has no peers but those of its tracker.
+        if self.life.is_active() && !self.metainfo.private() {
+            addresses.iter().for_each(|addr| self.contacts.add(now, *addr));
+            self.review_at = self.review_at.min(now + REVIEW);
+            self.dial(now);
+        }
+    }
+
     /// Who misses pieces dials everybody. A whole copy waits to be asked by our own nodes, which hear of it at once,
     /// but dials strangers, which may not ask their tracker again for half an hour. Half of the connections stay free
     /// for who is not a stranger.
@@ -537,7 +554,7 @@ impl Swarm {
         for _ in 0..CONTACTS_DIALLED_AT_ONCE {
             let peers = &self.peers;
             let room = peers.len() < PEERS_PER_IMAGE_MAX / 2;
-            let wanted = |source| if source == Source::Stranger { room } else { fetching };
+            let wanted = |source| if source == Source::Mesh { fetching } else { room };
             let connected = |addr| peers.iter().any(|p| p.listens == Some(addr));
             let Some(addr) = self.contacts.next(now, wanted, connected) else { break };
             let handshake = self.handshake();
@@ -585,9 +602,7 @@ impl Swarm {
         self.peers.push(Peer::new(now, conn, addr, handshake, outgoing, self.geometry.pieces(), sender));
         self.index(conn, p as u32);
         self.introduce(p);
-        if self.review_at == Time::NEVER {
-            self.review_at = now + REVIEW;
-        }
+        self.review_at = self.review_at.min(now + REVIEW);
     }
 
     /// Two connections with one peer: both sides keep the one that the smaller peer id dialled.

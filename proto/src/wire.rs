@@ -6,6 +6,7 @@
 pub mod bencode;
 pub mod control;
 pub mod http_tracker;
+pub mod lsd;
 pub mod metainfo;
 pub mod peer;
 pub mod tracker_client;

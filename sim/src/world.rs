@@ -504,6 +504,7 @@ impl World {
             | Output::SaveBook(_)
             | Output::AskTracker { .. }
             | Output::TrackerDone(_)
+            | Output::AnnounceLocally(_)
             | Output::Event(_)
             | Output::Farewell => {}
         }

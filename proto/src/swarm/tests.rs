@@ -309,6 +309,8 @@ fn a_whole_copy_dials_strangers_and_waits_for_everybody_else() {
     let neighbours = whole.neighbours();
     assert!(whole.dials(neighbours).is_empty());
     assert_eq!(whole.dials(Input::Strangers(vec![addr(3), addr(4)])), [addr(3), addr(4)]);
+    assert_eq!(whole.dials(Input::Stranger(addr(5))), [addr(5)]);
+    assert!(whole.dials(Input::Stranger(addr(3))).is_empty(), "known already");
     let mut fetching = Alone::new(metainfo, false);
     let neighbours = fetching.neighbours();
     assert_eq!(fetching.dials(neighbours), [addr(1), addr(2)]);
@@ -324,4 +326,24 @@ fn of_a_private_torrent_only_nodes_and_peers_of_its_own_tracker_are_dialled() {
     let neighbours = fetching.neighbours();
     assert_eq!(fetching.dials(neighbours), [addr(1)]);
     assert_eq!(fetching.dials(Input::Strangers(vec![addr(3)])), [addr(3)]);
+    assert!(fetching.dials(Input::Stranger(addr(4))).is_empty());
+}
+
+/// Two whole copies have nothing to do with each other: the next look is when the stranger may miss pieces again.
+#[test]
+fn a_stranger_of_no_use_does_not_keep_a_whole_copy_awake() {
+    let mut whole = Alone::new(crate::testing::metainfo(MIB, 65_536), true);
+    assert_eq!(whole.dials(Input::Stranger(addr(3))), [addr(3)]);
+    let handshake = Handshake { info_hash: whole.0.info_hash(), peer_id: PeerId([9; 20]), fast: true, extended: true };
+    let conn = ConnId(0);
+    whole.dials(Input::PeerUp { conn, addr: addr(3), handshake, outgoing: true });
+    whole.dials(Input::Peer(conn, Message::HaveAll));
+    let neighbours = whole.neighbours();
+    whole.dials(neighbours);
+    let mut looks = 0;
+    while let Some((at, why)) = whole.0.poll_timeout().filter(|(at, _)| *at < Time(0) + secs(60)) {
+        looks += u32::from(why == "swarm review");
+        whole.0.handle_timeout(at);
+    }
+    assert!(looks <= 2, "{looks} looks in a minute");
 }
