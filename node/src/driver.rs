@@ -416,6 +416,7 @@ impl Driver {
             tracker: config.tracker,
             mesh_host: host,
             local_discovery: cookie,
+            peer_exchange: config.local_discovery,
             piece_buffer_bytes: config.piece_buffer,
             block_bytes: proto::LARGE_BLOCK_BYTES,
             seed,

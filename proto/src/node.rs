@@ -311,6 +311,7 @@ impl Node {
             master: self.is_ruling(),
             buffer_bytes: self.config.piece_buffer_bytes,
             block_bytes: self.config.block_bytes,
+            exchange: self.config.peer_exchange,
             seed: self.rng.next_u64(),
         };
         self.swarms[image] = Some(Swarm::new(now, start));

@@ -36,6 +36,7 @@ pub mod rate;
 mod contacts;
 mod download;
 mod peer;
+mod pex;
 mod upload;
 
 #[cfg(test)]
@@ -154,6 +155,8 @@ pub struct Start {
     pub buffer_bytes: u64,
     /// The longest block that it asks for and serves.
     pub block_bytes: u32,
+    /// Exchange peers with clients that are not ours (BEP 11).
+    pub exchange: bool,
     /// The bytes it draws its chances from.
     pub seed: u64,
 }
@@ -193,6 +196,7 @@ pub struct Swarm {
     upload: Upload,
     buffer_bytes: u64,
     block_bytes: u32,
+    exchange: bool,
     end_game: bool,
 
     others_complete: u32,
@@ -243,6 +247,7 @@ impl Swarm {
             upload: Upload::default(),
             buffer_bytes: start.buffer_bytes,
             block_bytes: start.block_bytes,
+            exchange: start.exchange,
             end_game: false,
             others_complete: 0,
             others_missing: 0,
@@ -339,6 +344,7 @@ impl Swarm {
             self.review_slots(now);
             self.dial(now);
             self.review_starving(now);
+            self.review_exchange(now);
             self.review_at = self.next_review(now);
         }
         self.review_life(now);
@@ -627,6 +633,7 @@ impl Swarm {
                 port: Some(self.peer_port),
                 block: Some(self.block_bytes),
                 seeder: self.mode == Mode::Seeder && !self.pieces.here().is_full(),
+                pex: self.exchanges_with(p).then_some(Extended::PEX),
                 upload_only: self.pieces.here().is_full(),
             };
             self.tell(p, Message::Extended(ours));
@@ -699,6 +706,7 @@ impl Swarm {
         match message {
             Message::KeepAlive | Message::Port(_) | Message::Unknown(_) | Message::AllowedFast(_) => {}
             Message::Extended(extended) => self.peers[p].extend(&extended, self.block_bytes),
+            Message::Pex(_, pex) => self.hear_exchange(now, p, &pex),
             Message::Bitfield(bytes) => {
                 let has = Bitfield::from_bytes(&bytes, self.geometry.pieces())?;
                 self.learn(now, p, has);

@@ -9,5 +9,6 @@ pub mod http_tracker;
 pub mod lsd;
 pub mod metainfo;
 pub mod peer;
+pub mod pex;
 pub mod tracker_client;
 pub mod udp_tracker;

@@ -362,6 +362,7 @@ fn wire(message: &peer::Message) -> String {
             let block = said.block.map_or("no long blocks".to_owned(), |block| format!("blocks of {block}"));
             format!("extended: {block}{}", if said.upload_only { ", upload only" } else { "" })
         }
+        Message::Pex(_, pex) => format!("{} peers came, {} went", pex.added.len(), pex.dropped.len()),
         Message::Unknown(id) => format!("unknown message {id}"),
     }
 }

@@ -39,6 +39,7 @@ impl Desk {
             tracker: TrackerConfig::default(),
             mesh_host: "labmesh.local".to_owned(),
             local_discovery: None,
+            peer_exchange: false,
             piece_buffer_bytes: 1 << 20,
             block_bytes: LARGE_BLOCK_BYTES,
             seed: 1,
