@@ -571,11 +571,7 @@ impl Config {
         if rescan_interval < Duration::from_secs(1) {
             bail!("rescan_interval is {}, it must be at least 1s", humantime::format_duration(rescan_interval));
         }
-        let ports = [s.http_port.expect(WHY), s.peer_port.expect(WHY), s.control_port.expect(WHY)];
-        if ports.iter().enumerate().any(|(n, port)| *port != 0 && ports[..n].contains(port)) {
-            bail!("http_port {}, peer_port {} and control_port {} must differ", ports[0], ports[1], ports[2]);
-        }
-        let [http_port, peer_port, control_port] = ports;
+        let [http_port, peer_port, control_port] = check_ports(&s)?;
         if let Some(interface) = &s.interface {
             values::check_interface(interface)?;
         }
@@ -620,6 +616,15 @@ impl Config {
             },
         })
     }
+}
+
+/// The ports of tracker and pages, peers and control plane.
+fn check_ports(s: &Settings) -> anyhow::Result<[u16; 3]> {
+    let ports = [s.http_port.expect(WHY), s.peer_port.expect(WHY), s.control_port.expect(WHY)];
+    if ports.iter().enumerate().any(|(n, port)| *port != 0 && ports[..n].contains(port)) {
+        bail!("http_port {}, peer_port {} and control_port {} must differ", ports[0], ports[1], ports[2]);
+    }
+    Ok(ports)
 }
 
 /// The settings of the tracker, checked against each other.

@@ -389,7 +389,6 @@ impl Driver {
         let (control, heartbeat) = bind_control(&config, &place, &identity, &mesh, &beats)?;
         let control_port = control.local_addr().port();
         let lsd = local_discovery(&config, &place, &events);
-        let cookie = lsd.as_ref().map(|_| mesh.tag_hex());
         let service = Service {
             id: identity.node_id(),
             mesh_name: config.mesh.clone(),
@@ -415,7 +414,7 @@ impl Driver {
             http_port: ports.http,
             tracker: config.tracker,
             mesh_host: host,
-            local_discovery: cookie,
+            local_discovery: lsd.as_ref().map(|_| service.mesh.tag_hex()),
             peer_exchange: config.local_discovery,
             piece_buffer_bytes: config.piece_buffer,
             block_bytes: proto::LARGE_BLOCK_BYTES,
