@@ -37,6 +37,7 @@ use crate::io::tracker;
 use crate::io::tracker::answers::{Answer, Answers};
 use crate::io::tracker::book::Book;
 use crate::io::tracker::probe::Probes;
+use crate::io::web_seeds::WebSeeds;
 use crate::web;
 
 /// What the parts have reported and the loop has not taken yet; a part that outruns the loop waits.
@@ -358,6 +359,7 @@ struct Driver {
     trackers: Trackers,
     /// `None`: not wanted, or it cannot be had.
     lsd: Option<Lsd>,
+    web_seeds: WebSeeds,
     peers: Peers,
     disk: Disk,
     cache: Cache,
@@ -423,9 +425,8 @@ impl Driver {
         let mut node = Node::new(now(), node, identity.epoch());
         node.handle_input(now(), Input::Saved(book.load().context("cannot read what the tracker counted")?));
         let probes = Probes::new(PeerId::of_node(&identity.node_id()), runtime.clone(), events.clone());
-        for join in &config.join {
-            node.handle_input(now(), Input::Found { node: join.node, addr: join.addr });
-        }
+        let joins = config.join.iter().map(|join| Input::Found { node: join.node, addr: join.addr });
+        joins.for_each(|found| node.handle_input(now(), found));
         Ok(Self {
             node,
             control,
@@ -434,6 +435,7 @@ impl Driver {
             heard,
             lsd,
             trackers: Trackers::new(runtime.clone(), place.listen_ip(), events.clone()),
+            web_seeds: WebSeeds::new(runtime.clone(), place.listen_ip(), events.clone()),
             peers,
             disk,
             cache,
@@ -639,13 +641,22 @@ impl Driver {
                 }
             }
             Output::Open { image, name, metainfo, complete, mode, seed_time } => {
+                if !complete {
+                    self.web_seeds.open(image, &metainfo);
+                }
                 self.disk.open(image, &name, metainfo, complete, mode, seed_time);
             }
             Output::Verify { image, piece } => self.disk.verify(image, piece),
             Output::Discard { image, piece } => self.disk.discard(image, piece),
             Output::Remember { image, mode, seed_time } => self.disk.remember(image, mode, seed_time),
-            Output::Finish { image } => self.disk.finish(image),
-            Output::CloseImage { image } => self.disk.close(image),
+            Output::Finish { image } => {
+                self.web_seeds.close(image);
+                self.disk.finish(image);
+            }
+            Output::CloseImage { image } => {
+                self.web_seeds.close(image);
+                self.disk.close(image);
+            }
             Output::SetAside { name } => {
                 self.in_cache("set aside", |cache| async move { cache.set_aside(&name).await });
             }

@@ -29,6 +29,7 @@ pub mod lsd;
 pub mod ownership;
 pub mod socket;
 pub mod tracker;
+pub mod web_seeds;
 
 #[cfg(test)]
 pub(crate) mod testing;

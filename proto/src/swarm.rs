@@ -69,6 +69,8 @@ pub enum Input {
     Strangers(Vec<SocketAddr>),
     /// A peer that local discovery found.
     Stranger(SocketAddr),
+    /// See [`io::Input::WebSeed`].
+    WebSeed(SocketAddr),
     /// See [`io::Input::PeerUp`].
     PeerUp {
         /// The connection.
@@ -296,6 +298,7 @@ impl Swarm {
             Input::Neighbours(neighbours) => self.handle_neighbours(now, &neighbours),
             Input::Strangers(addresses) => self.handle_strangers(now, addresses),
             Input::Stranger(addr) => self.handle_hearsay(now, &[addr]),
+            Input::WebSeed(addr) => self.contacts.add_web_server(now, addr),
             Input::PeerUp { conn, addr, handshake, outgoing } => self.peer_up(now, conn, addr, &handshake, outgoing),
             Input::PeerDown(conn) => {
                 if let Some(p) = self.peer_of(conn) {
@@ -549,18 +552,23 @@ impl Swarm {
         }
     }
 
-    /// Who misses pieces dials everybody. A whole copy waits to be asked by our own nodes, which hear of it at once,
-    /// but dials strangers, which may not ask their tracker again for half an hour. Half of the connections stay free
-    /// for who is not a stranger.
+    /// Who misses pieces dials everybody, but web servers only for what nobody else has: many rooms share one. A whole
+    /// copy waits to be asked by our own nodes, which hear of it at once, but dials strangers, which may not ask their
+    /// tracker again for half an hour. Half of the connections stay free for who is not a stranger.
     fn dial(&mut self, now: Time) {
         let fetching = matches!(self.life, Life::Fetching { .. });
         if !(fetching || self.life.is_active() && self.contacts.has_strangers()) {
             return;
         }
+        let starving = self.is_starving();
         for _ in 0..CONTACTS_DIALLED_AT_ONCE {
             let peers = &self.peers;
             let room = peers.len() < PEERS_PER_IMAGE_MAX / 2;
-            let wanted = |source| if source == Source::Mesh { fetching } else { room };
+            let wanted = |source| match source {
+                Source::Mesh => fetching,
+                Source::Stranger | Source::Hearsay => room,
+                Source::WebServer => starving,
+            };
             let connected = |addr| peers.iter().any(|p| p.listens == Some(addr));
             let Some(addr) = self.contacts.next(now, wanted, connected) else { break };
             let handshake = self.handshake();

@@ -12,3 +12,4 @@ pub mod peer;
 pub mod pex;
 pub mod tracker_client;
 pub mod udp_tracker;
+pub mod web_seed;

@@ -7,11 +7,13 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::config::PEERS_PER_IMAGE_MAX;
+use crate::config::{PEERS_PER_IMAGE_MAX, WEB_SEEDS_PER_TORRENT_MAX};
 use crate::id::Time;
 
 /// How long the node that should not dial first waits for the other to do so.
 const COURTESY: Duration = Duration::from_secs(1);
+/// A web server is not dialled before the peers have had this long.
+const PEERS_FIRST: Duration = Duration::from_secs(3);
 /// After a failure; doubles with each.
 const RETRY: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(30);
@@ -31,6 +33,8 @@ pub(super) enum Source {
     Stranger,
     /// Local discovery, or a peer that knows other peers.
     Hearsay,
+    /// The torrent itself: a web server (BEP 19), behind an address of this machine.
+    WebServer,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -78,19 +82,32 @@ impl Contacts {
         }
     }
 
-    /// Forgets all.
-    pub(super) fn clear(&mut self) {
-        self.contacts.clear();
+    /// A web server of the torrent.
+    pub(super) fn add_web_server(&mut self, now: Time, addr: SocketAddr) {
+        if self.contacts.iter().filter(|c| c.source == Source::WebServer).count() < WEB_SEEDS_PER_TORRENT_MAX {
+            let (source, due) = (Source::WebServer, now + PEERS_FIRST);
+            self.contacts.push(Contact { addr, source, due, failures: 0, dialling: false });
+        }
     }
 
-    /// Whether anybody is known of whom the mesh has not told.
+    /// Forgets whom others named.
+    pub(super) fn clear(&mut self) {
+        self.contacts.retain(|c| c.source == Source::WebServer);
+    }
+
+    /// Whether that address stands for a web server: nobody else has any use for it.
+    pub(super) fn is_web_server(&self, addr: SocketAddr) -> bool {
+        self.contacts.iter().any(|c| c.addr == addr && c.source == Source::WebServer)
+    }
+
+    /// Whether anybody is known of whom neither the mesh nor the torrent has told.
     pub(super) fn has_strangers(&self) -> bool {
         self.strangers_due().is_some()
     }
 
     /// When the next of them is to be looked after; one that is being dialled is at any time.
     pub(super) fn strangers_due(&self) -> Option<Time> {
-        let strangers = self.contacts.iter().filter(|c| c.source != Source::Mesh);
+        let strangers = self.contacts.iter().filter(|c| matches!(c.source, Source::Stranger | Source::Hearsay));
         strangers.map(|c| if c.dialling { Time(0) } else { c.due }).min()
     }
 
@@ -117,8 +134,8 @@ impl Contacts {
         self.ended(now, addr, true);
     }
 
-    /// A stranger with whom nothing is to be done now: it is this node itself, or connected already, or this node is
-    /// whole and it has what it wanted.
+    /// A stranger or a web server with whom nothing is to be done now: it is this node itself, or connected already, or
+    /// refused, or this node is whole and it has what it wanted.
     pub(super) fn useless(&mut self, now: Time, addr: SocketAddr) {
         if let Some(c) = self.contacts.iter_mut().find(|c| c.addr == addr && c.source != Source::Mesh) {
             c.due = now + USELESS;
@@ -146,6 +163,22 @@ mod tests {
     /// Whom it would dial now, in order.
     fn dialled(contacts: &mut Contacts, now: Time, wanted: impl Fn(Source) -> bool) -> Vec<SocketAddr> {
         std::iter::from_fn(|| contacts.next(now, &wanted, |_| false)).collect()
+    }
+
+    #[test]
+    fn a_web_server_comes_after_the_peers_and_outlives_what_trackers_say() {
+        let mut contacts = Contacts::default();
+        let now = Time(0);
+        contacts.add_web_server(now, addr(1));
+        contacts.replace(now, Source::Stranger, [(addr(2), false)].into_iter());
+        contacts.replace(now, Source::Mesh, [(addr(3), false)].into_iter());
+        let due = |contacts: &Contacts, at| dialled(&mut contacts.clone(), at, |_| true);
+        assert!(!due(&contacts, now).contains(&addr(1)));
+        assert!(due(&contacts, now + PEERS_FIRST).contains(&addr(1)));
+        contacts.clear();
+        assert_eq!(due(&contacts, now + PEERS_FIRST), [addr(1)]);
+        (2..9).for_each(|n| contacts.add_web_server(now, addr(n)));
+        assert_eq!(due(&contacts, now + PEERS_FIRST).len(), WEB_SEEDS_PER_TORRENT_MAX);
     }
 
     #[test]

@@ -63,7 +63,8 @@ impl Swarm {
         let others = self.peers.iter().enumerate().filter(|(other, _)| *other != p);
         let connected = others.filter_map(|(_, peer)| {
             let reachable = if peer.outgoing { REACHABLE } else { 0 };
-            Some((peer.listens?, reachable | if peer.has.is_full() { SEED } else { 0 }))
+            let listens = peer.listens.filter(|addr| !self.contacts.is_web_server(*addr))?;
+            Some((listens, reachable | if peer.has.is_full() { SEED } else { 0 }))
         });
         let connected: Vec<(SocketAddr, u8)> = connected.collect();
         let gone = told.iter().filter(|addr| !connected.iter().any(|(other, _)| other == *addr));
