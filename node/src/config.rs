@@ -222,6 +222,13 @@ pub struct Settings {
         value_name = "FILE", value_parser = read::<PathBuf>)]
     #[serde(deserialize_with = "one")]
     pub register_token: Option<PathBuf>,
+    /// Find BitTorrent clients of this LAN without a tracker, and be found by them.
+    ///
+    /// By local service discovery (BEP 14) and peer exchange (BEP 11); never for private torrents.
+    #[arg(long, env = "LABMESH_LOCAL_DISCOVERY", hide_env_values = true, hide_short_help = true,
+        value_name = "BOOL", value_parser = read::<bool>)]
+    #[serde(deserialize_with = "one")]
+    pub local_discovery: Option<bool>,
     /// Which files are images, by the end of their names.
     ///
     /// "*" is every file but those that lie beside images, such as .torrent and .sum.
@@ -310,6 +317,7 @@ const DEFAULTS: &[(&str, &str, bool)] = &[
     ("announces_per_address", "1000", true),
     ("trusted_proxy", r#"["10.1.2.3"]"#, false),
     ("register_token", r#""/etc/labmesh/register.token""#, false),
+    ("local_discovery", "true", true),
     ("extensions", r#"["img", "dsk", "pgz", "iso", "qcow2", "img.zst", "img.gz", "img.xz", "img.lz4"]"#, true),
     ("check_hashes", "true", true),
     ("file_owner", r#""opengnsys""#, false),
@@ -389,6 +397,7 @@ impl Settings {
             announces_per_address: self.announces_per_address.or(below.announces_per_address),
             trusted_proxy: self.trusted_proxy.or(below.trusted_proxy),
             register_token: self.register_token.or(below.register_token),
+            local_discovery: self.local_discovery.or(below.local_discovery),
             extensions: self.extensions.or(below.extensions),
             check_hashes: self.check_hashes.or(below.check_hashes),
             file_owner: self.file_owner.or(below.file_owner),
@@ -495,6 +504,8 @@ pub struct Config {
     pub tracker: TrackerConfig,
     /// What the tracker's port does for whom.
     pub tracker_policy: Policy,
+    /// Find clients of this LAN without a tracker.
+    pub local_discovery: bool,
     /// Which files are images.
     pub extensions: Vec<Extension>,
     /// Whether images are checked against the torrents that they come with.
@@ -560,11 +571,7 @@ impl Config {
         if rescan_interval < Duration::from_secs(1) {
             bail!("rescan_interval is {}, it must be at least 1s", humantime::format_duration(rescan_interval));
         }
-        let ports = [s.http_port.expect(WHY), s.peer_port.expect(WHY), s.control_port.expect(WHY)];
-        if ports.iter().enumerate().any(|(n, port)| *port != 0 && ports[..n].contains(port)) {
-            bail!("http_port {}, peer_port {} and control_port {} must differ", ports[0], ports[1], ports[2]);
-        }
-        let [http_port, peer_port, control_port] = ports;
+        let [http_port, peer_port, control_port] = check_ports(&s)?;
         if let Some(interface) = &s.interface {
             values::check_interface(interface)?;
         }
@@ -597,6 +604,7 @@ impl Config {
             rescan_interval,
             tracker,
             tracker_policy,
+            local_discovery: s.local_discovery.expect(WHY),
             extensions: s.extensions.expect(WHY),
             check_hashes: s.check_hashes.expect(WHY),
             ownership,
@@ -608,6 +616,15 @@ impl Config {
             },
         })
     }
+}
+
+/// The ports of tracker and pages, peers and control plane.
+fn check_ports(s: &Settings) -> anyhow::Result<[u16; 3]> {
+    let ports = [s.http_port.expect(WHY), s.peer_port.expect(WHY), s.control_port.expect(WHY)];
+    if ports.iter().enumerate().any(|(n, port)| *port != 0 && ports[..n].contains(port)) {
+        bail!("http_port {}, peer_port {} and control_port {} must differ", ports[0], ports[1], ports[2]);
+    }
+    Ok(ports)
 }
 
 /// The settings of the tracker, checked against each other.
@@ -710,7 +727,7 @@ mod tests {
         });
         let settings: Settings = toml::from_str(&all).unwrap();
         assert_eq!(settings.key.as_deref(), Some(Path::new("/etc/labmesh/mesh.key")));
-        assert_eq!(DEFAULTS.len(), 38, "every key of Settings has a line in the printed default");
+        assert_eq!(DEFAULTS.len(), 39, "every key of Settings has a line in the printed default");
     }
 
     #[test]

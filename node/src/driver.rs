@@ -29,6 +29,7 @@ use crate::io::disk::{self, Disk};
 use crate::io::heartbeat::{Heartbeat, HeartbeatError};
 use crate::io::identity::{Identity, MeshKey};
 use crate::io::interfaces::Place;
+use crate::io::lsd::Lsd;
 use crate::io::mdns::{self, Mdns, Service};
 use crate::io::peers::{Limits, Peers};
 use crate::io::socket;
@@ -356,6 +357,8 @@ struct Driver {
     heartbeat: Heartbeat,
     heard: mpsc::Receiver<io::Event>,
     trackers: Trackers,
+    /// `None`: not wanted, or it cannot be had.
+    lsd: Option<Lsd>,
     web_seeds: WebSeeds,
     peers: Peers,
     disk: Disk,
@@ -387,6 +390,7 @@ impl Driver {
         let (beats, heard) = mpsc::channel(BEATS_MAX);
         let (control, heartbeat) = bind_control(&config, &place, &identity, &mesh, &beats)?;
         let control_port = control.local_addr().port();
+        let lsd = local_discovery(&config, &place, &events);
         let service = Service {
             id: identity.node_id(),
             mesh_name: config.mesh.clone(),
@@ -412,6 +416,8 @@ impl Driver {
             http_port: ports.http,
             tracker: config.tracker,
             mesh_host: host,
+            local_discovery: lsd.as_ref().map(|_| service.mesh.tag_hex()),
+            peer_exchange: config.local_discovery,
             piece_buffer_bytes: config.piece_buffer,
             block_bytes: proto::LARGE_BLOCK_BYTES,
             seed,
@@ -419,15 +425,15 @@ impl Driver {
         let mut node = Node::new(now(), node, identity.epoch());
         node.handle_input(now(), Input::Saved(book.load().context("cannot read what the tracker counted")?));
         let probes = Probes::new(PeerId::of_node(&identity.node_id()), runtime.clone(), events.clone());
-        for join in &config.join {
-            node.handle_input(now(), Input::Found { node: join.node, addr: join.addr });
-        }
+        let joins = config.join.iter().map(|join| Input::Found { node: join.node, addr: join.addr });
+        joins.for_each(|found| node.handle_input(now(), found));
         Ok(Self {
             node,
             control,
             mdns,
             heartbeat,
             heard,
+            lsd,
             trackers: Trackers::new(runtime.clone(), place.listen_ip(), events.clone()),
             web_seeds: WebSeeds::new(runtime.clone(), place.listen_ip(), events.clone()),
             peers,
@@ -614,6 +620,11 @@ impl Driver {
             Output::Persist { epoch } => self.identity.persist_epoch(epoch, self.events.clone()),
             Output::AskTracker { id, tracker, request } => self.trackers.ask(id, tracker, request),
             Output::TrackerDone(id) => self.trackers.done(id),
+            Output::AnnounceLocally(announce) => {
+                if let Some(lsd) = &self.lsd {
+                    lsd.announce(&announce);
+                }
+            }
             Output::DialPeer { image, addr, handshake } => self.peers.dial(image, addr, handshake),
             Output::Accept { conn, image, handshake } => {
                 if let Some(source) = self.disk.source(image) {
@@ -708,6 +719,16 @@ fn wait<T>(waiting: &mut BTreeMap<u64, oneshot::Sender<T>>, next: &mut u64, who:
     *next += 1;
     waiting.insert(*next, who);
     RequestId(*next)
+}
+
+/// A node goes on without it. On loopback there is no LAN.
+fn local_discovery(config: &Config, place: &Place, events: &io::Events) -> Option<Lsd> {
+    if !config.local_discovery || place.is_loopback() {
+        return None;
+    }
+    Lsd::start(place, events.clone())
+        .inspect_err(|error| tracing::warn!(%error, "no local discovery: clients find this node by its tracker only"))
+        .ok()
 }
 
 /// Control plane and heartbeats share a port number.

@@ -20,10 +20,12 @@ pub mod heartbeat;
 pub mod identity;
 pub mod interfaces;
 pub mod mdns;
+pub mod multicast;
 
 pub mod announcer;
 pub mod cache;
 pub mod http;
+pub mod lsd;
 pub mod ownership;
 pub mod socket;
 pub mod tracker;

@@ -176,6 +176,11 @@ pub struct Config {
     pub tracker: TrackerConfig,
     /// The mesh's host name, such as `labmesh.local`: a torrent that names it as its tracker is the mesh's own.
     pub mesh_host: String,
+    /// Find clients of this LAN by BEP 14, and be found: announces carry this word, by which nodes of one mesh know each
+    /// other's. `None` = not at all.
+    pub local_discovery: Option<String>,
+    /// Exchange peers with clients that are not ours (BEP 11).
+    pub peer_exchange: bool,
     /// Bytes of pieces in flight that the driver has buffers for.
     pub piece_buffer_bytes: u64,
     /// The longest block that it asks of our own nodes and serves: [`LARGE_BLOCK_BYTES`]; only the simulator has rooms
@@ -344,6 +349,14 @@ pub const TRACKER_QUESTIONS_MAX: usize = 32;
 pub const TRACKER_GOODBYES_MAX: usize = 256;
 /// The longest UDP answer: fits in an Ethernet frame with IPv6 and a tunnel's header.
 pub const DATAGRAM_BYTES_MAX: usize = 1400;
+/// The longest announce of local discovery that is read: an Ethernet frame's.
+pub const LSD_DATAGRAM_BYTES_MAX: usize = 1472;
+/// How often a swarm is announced by local discovery (BEP 14).
+pub const LSD_EVERY: Duration = Duration::from_secs(5 * 60);
+/// A node announces at most this often (BEP 14)...
+pub const LSD_PAUSE: Duration = Duration::from_secs(60);
+/// ... but for swarms that have just begun to miss pieces: a person waits for those.
+pub const LSD_PAUSE_FETCHING: Duration = Duration::from_secs(5);
 
 // Swarm.
 
@@ -355,10 +368,12 @@ pub const LARGE_BLOCK_BYTES: u32 = 256 * 1024;
 pub const REQUEST_BYTES_MAX: u32 = LARGE_BLOCK_BYTES;
 /// The longest bitfield: that of a torrent at its limit, which has no room for more piece hashes of 20 bytes.
 pub const BITFIELD_BYTES_MAX: usize = TORRENT_BYTES_MAX.div_ceil(20).div_ceil(8);
-/// The longest extension handshake; real ones have a few hundred bytes.
+/// The longest extension handshake, and the longest peer exchange; real ones have a few hundred bytes.
 pub const EXTENDED_BYTES_MAX: usize = 16 * 1024;
 /// The longest message that we skip because we do not know it; libtorrent refuses more than 1 MiB too.
 pub const UNKNOWN_BYTES_MAX: usize = 1024 * 1024;
+/// Peers in one list of an exchange (BEP 11).
+pub const PEX_PEERS_MAX: usize = 50;
 /// Requests one peer may have waiting at ours (BEP 10 `reqq`).
 pub const REQUESTS_PER_PEER_MAX: usize = 512;
 /// Connections of one image.

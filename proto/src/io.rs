@@ -27,6 +27,7 @@ use crate::error::{CloseReason, DiskError};
 use crate::id::{Block, ConnId, Epoch, ImageIndex, InfoHash, NodeId, PieceIndex, RequestId};
 use crate::wire::control::{self, Beat, BookReplica, RegisteredName};
 use crate::wire::http_tracker::{Announce, Announced};
+use crate::wire::lsd;
 use crate::wire::metainfo::Metainfo;
 use crate::wire::peer;
 use crate::wire::tracker_client::TrackerUrl;
@@ -117,6 +118,14 @@ pub enum Input {
         id: RequestId,
         /// The body of an HTTP answer with status 200, or a datagram.
         result: Result<Answer, String>,
+    },
+
+    /// Somebody in this LAN announced by local service discovery (BEP 14).
+    LocalAnnounce {
+        /// The datagram's source.
+        from: IpAddr,
+        /// What it said.
+        announce: lsd::Announce,
     },
 
     // ---- data
@@ -444,6 +453,8 @@ pub enum Output {
     },
     /// Nobody waits for that tracker any more.
     TrackerDone(RequestId),
+    /// Multicast to the clients of this LAN (BEP 14).
+    AnnounceLocally(lsd::Announce),
 
     // ---- data
     /// Open a peer connection.

@@ -19,6 +19,7 @@ use crate::election::Election;
 use crate::error::{CloseReason, PeerMisbehaved};
 use crate::id::{ConnId, Epoch, ImageIndex, InfoHash, PeerId, RequestId, Time};
 use crate::io::{Event, Input, Output};
+use crate::lsd::Lsd;
 use crate::roster::{self, Roster};
 use crate::swarm::{self, Swarm};
 use crate::torrents::Torrents;
@@ -64,6 +65,7 @@ pub struct Node {
     catalogue: Catalogue,
     tracker: Tracker,
     announcer: Announcer,
+    lsd: Lsd,
     torrents: Torrents,
     board: Board,
 
@@ -106,6 +108,7 @@ impl Node {
             catalogue: Catalogue::new(me),
             tracker: Tracker::new(me, rng.next_u64(), config.tracker),
             announcer: Announcer::new(PeerId::of_node(&me), config.peer_port, config.mesh_host.clone(), announcer_seed),
+            lsd: Lsd::new(config.peer_port, config.local_discovery.clone()),
             torrents: Torrents::default(),
             board: Board::new(now, me),
             swarms: Vec::new(),
@@ -217,6 +220,9 @@ impl Node {
         if due(self.announcer.poll_timeout()) {
             self.announcer.handle_timeout(now);
         }
+        if due(self.lsd.poll_timeout()) {
+            self.lsd.handle_timeout(now);
+        }
         if due(self.torrents.poll_timeout()) {
             self.torrents.handle_timeout(now);
         }
@@ -257,6 +263,7 @@ impl Node {
             self.catalogue.poll_timeout(),
             self.tracker.poll_timeout(),
             self.announcer.poll_timeout(),
+            self.lsd.poll_timeout(),
             self.torrents.poll_timeout(),
             self.board.poll_timeout(),
             self.passed_on_timeout(),
@@ -305,6 +312,7 @@ impl Node {
             master: self.is_ruling(),
             buffer_bytes: self.config.piece_buffer_bytes,
             block_bytes: self.config.block_bytes,
+            exchange: self.config.peer_exchange,
             seed: self.rng.next_u64(),
         };
         self.swarms[image] = Some(Swarm::new(now, start));
@@ -427,6 +435,8 @@ impl Node {
                 self.do_for_tracker(now, output);
             } else if let Some(output) = self.announcer.poll_output() {
                 self.do_for_announcer(now, output);
+            } else if let Some(output) = self.lsd.poll_output() {
+                self.do_for_lsd(now, output);
             } else if let Some(output) = self.torrents.poll_output() {
                 self.do_for_torrents(now, output);
             } else if let Some(output) = self.board.poll_output() {

@@ -36,6 +36,7 @@ pub mod rate;
 mod contacts;
 mod download;
 mod peer;
+mod pex;
 mod upload;
 
 #[cfg(test)]
@@ -66,6 +67,8 @@ pub enum Input {
     Neighbours(Neighbours),
     /// Peers that a tracker of others named, which the image's torrent names.
     Strangers(Vec<SocketAddr>),
+    /// A peer that local discovery found.
+    Stranger(SocketAddr),
     /// See [`io::Input::WebSeed`].
     WebSeed(SocketAddr),
     /// See [`io::Input::PeerUp`].
@@ -154,6 +157,8 @@ pub struct Start {
     pub buffer_bytes: u64,
     /// The longest block that it asks for and serves.
     pub block_bytes: u32,
+    /// Exchange peers with clients that are not ours (BEP 11).
+    pub exchange: bool,
     /// The bytes it draws its chances from.
     pub seed: u64,
 }
@@ -193,6 +198,7 @@ pub struct Swarm {
     upload: Upload,
     buffer_bytes: u64,
     block_bytes: u32,
+    exchange: bool,
     end_game: bool,
 
     others_complete: u32,
@@ -243,6 +249,7 @@ impl Swarm {
             upload: Upload::default(),
             buffer_bytes: start.buffer_bytes,
             block_bytes: start.block_bytes,
+            exchange: start.exchange,
             end_game: false,
             others_complete: 0,
             others_missing: 0,
@@ -290,6 +297,7 @@ impl Swarm {
             Input::Opened(result) => self.handle_opened(now, result),
             Input::Neighbours(neighbours) => self.handle_neighbours(now, &neighbours),
             Input::Strangers(addresses) => self.handle_strangers(now, addresses),
+            Input::Stranger(addr) => self.handle_hearsay(now, &[addr]),
             Input::WebSeed(addr) => self.contacts.add_web_server(now, addr),
             Input::PeerUp { conn, addr, handshake, outgoing } => self.peer_up(now, conn, addr, &handshake, outgoing),
             Input::PeerDown(conn) => {
@@ -335,11 +343,12 @@ impl Swarm {
     /// The deadline has come.
     pub fn handle_timeout(&mut self, now: Time) {
         if self.review_at <= now {
-            self.review_at = if self.is_busy() { now + REVIEW } else { Time::NEVER };
             self.review_requests(now);
             self.review_slots(now);
             self.dial(now);
             self.review_starving(now);
+            self.review_exchange(now);
+            self.review_at = self.next_review(now);
         }
         self.review_life(now);
         if self.announce_at <= now {
@@ -457,9 +466,14 @@ impl Swarm {
         self.review_life(now);
     }
 
-    fn is_busy(&self) -> bool {
-        let others = !self.peers.is_empty() || self.contacts.has_strangers();
-        matches!(self.life, Life::Fetching { .. }) || (self.life.is_active() && others)
+    fn next_review(&self, now: Time) -> Time {
+        match self.life {
+            Life::Idle | Life::Stopped => Time::NEVER,
+            Life::Seeding { .. } if self.peers.is_empty() => {
+                self.contacts.strangers_due().map_or(Time::NEVER, |due| due.max(now + REVIEW))
+            }
+            Life::Fetching { .. } | Life::Seeding { .. } => now + REVIEW,
+        }
     }
 
     // ---- the tracker
@@ -529,9 +543,18 @@ impl Swarm {
         }
     }
 
-    /// Who misses pieces dials everybody, but web servers only for what nobody else has: many rooms share one. A whole copy waits to be asked by our own nodes, which hear of it at once,
-    /// but dials strangers, which may not ask their tracker again for half an hour. Half of the connections stay free
-    /// for who is not a stranger.
+    fn handle_hearsay(&mut self, now: Time, addresses: &[SocketAddr]) {
+        // BEP 27: a private torrent has no peers but those of its tracker.
+        if self.life.is_active() && !self.metainfo.private() {
+            addresses.iter().for_each(|addr| self.contacts.add(now, *addr));
+            self.review_at = self.review_at.min(now + REVIEW);
+            self.dial(now);
+        }
+    }
+
+    /// Who misses pieces dials everybody, but web servers only for what nobody else has: many rooms share one. A whole
+    /// copy waits to be asked by our own nodes, which hear of it at once, but dials strangers, which may not ask their
+    /// tracker again for half an hour. Half of the connections stay free for who is not a stranger.
     fn dial(&mut self, now: Time) {
         let fetching = matches!(self.life, Life::Fetching { .. });
         if !(fetching || self.life.is_active() && self.contacts.has_strangers()) {
@@ -543,7 +566,7 @@ impl Swarm {
             let room = peers.len() < PEERS_PER_IMAGE_MAX / 2;
             let wanted = |source| match source {
                 Source::Mesh => fetching,
-                Source::Stranger => room,
+                Source::Stranger | Source::Hearsay => room,
                 Source::WebServer => starving,
             };
             let connected = |addr| peers.iter().any(|p| p.listens == Some(addr));
@@ -593,9 +616,7 @@ impl Swarm {
         self.peers.push(Peer::new(now, conn, addr, handshake, outgoing, self.geometry.pieces(), sender));
         self.index(conn, p as u32);
         self.introduce(p);
-        if self.review_at == Time::NEVER {
-            self.review_at = now + REVIEW;
-        }
+        self.review_at = self.review_at.min(now + REVIEW);
     }
 
     /// Two connections with one peer: both sides keep the one that the smaller peer id dialled.
@@ -620,6 +641,7 @@ impl Swarm {
                 port: Some(self.peer_port),
                 block: Some(self.block_bytes),
                 seeder: self.mode == Mode::Seeder && !self.pieces.here().is_full(),
+                pex: self.exchanges_with(p).then_some(Extended::PEX),
                 upload_only: self.pieces.here().is_full(),
             };
             self.tell(p, Message::Extended(ours));
@@ -692,6 +714,7 @@ impl Swarm {
         match message {
             Message::KeepAlive | Message::Port(_) | Message::Unknown(_) | Message::AllowedFast(_) => {}
             Message::Extended(extended) => self.peers[p].extend(&extended, self.block_bytes),
+            Message::Pex(_, pex) => self.hear_exchange(now, p, &pex),
             Message::Bitfield(bytes) => {
                 let has = Bitfield::from_bytes(&bytes, self.geometry.pieces())?;
                 self.learn(now, p, has);

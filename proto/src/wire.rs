@@ -6,8 +6,10 @@
 pub mod bencode;
 pub mod control;
 pub mod http_tracker;
+pub mod lsd;
 pub mod metainfo;
 pub mod peer;
+pub mod pex;
 pub mod tracker_client;
 pub mod udp_tracker;
 pub mod web_seed;

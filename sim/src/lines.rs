@@ -46,6 +46,7 @@ impl Lines {
             | Input::Probed { .. }
             | Input::Saved(_)
             | Input::TrackerSaid { .. }
+            | Input::LocalAnnounce { .. }
             | Input::Command { .. }
             | Input::Shutdown => Kind::People,
             Input::PeerUp { .. }
@@ -77,6 +78,7 @@ impl Lines {
             | Output::SaveBook(_)
             | Output::AskTracker { .. }
             | Output::TrackerDone(_)
+            | Output::AnnounceLocally(_)
             | Output::Reply { .. }
             | Output::Farewell => Kind::People,
             Output::DialPeer { .. }
@@ -115,6 +117,9 @@ impl Lines {
             Input::Persisted { epoch } => format!("term {} of {} is on disk", epoch.term, self.node(epoch.node)),
             Input::TrackerSaid { id, result } => {
                 format!("answer {}: {}", id.0, if result.is_ok() { "came" } else { "none" })
+            }
+            Input::LocalAnnounce { from, announce } => {
+                format!("local announce of {} swarms from {from}", announce.info_hashes.len())
             }
             Input::Announce { id, announce } => format!("announce {} of {}", id.0, hash(announce.info_hash)),
             Input::Probed { addr, reachable, .. } => {
@@ -174,6 +179,7 @@ impl Lines {
             Output::SaveBook(book) => format!("keep {} counters and {} names", book.downloaded.len(), book.names.len()),
             Output::AskTracker { tracker, .. } => format!("asks {tracker}"),
             Output::TrackerDone(id) => format!("question {} is over", id.0),
+            Output::AnnounceLocally(announce) => format!("announces {} swarms locally", announce.info_hashes.len()),
             Output::DialPeer { image, addr, .. } => format!("dial {} for {}", place(*addr), number(*image)),
             Output::Accept { conn: slot, image, .. } => format!("{} accepted for {}", conn(slot), number(*image)),
             Output::Close { conn: slot, reason } => format!("{} close: {reason}", conn(slot)),
@@ -358,6 +364,7 @@ fn wire(message: &peer::Message) -> String {
             let block = said.block.map_or("no long blocks".to_owned(), |block| format!("blocks of {block}"));
             format!("extended: {block}{}", if said.upload_only { ", upload only" } else { "" })
         }
+        Message::Pex(_, pex) => format!("{} peers came, {} went", pex.added.len(), pex.dropped.len()),
         Message::Unknown(id) => format!("unknown message {id}"),
     }
 }

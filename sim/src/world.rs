@@ -462,10 +462,7 @@ impl World {
                     self.say(me, to, message);
                 }
             }
-            Output::Gossip(message) => {
-                let message = self.through_codec(message)?;
-                self.gossip(me, &message);
-            }
+            Output::Gossip(message) => self.through_codec(message).map(|message| self.gossip(me, &message))?,
             Output::Persist { epoch } => {
                 let at = self.machines[me].disk.small(self.now);
                 self.answer_at(at, me, Input::Persisted { epoch });
@@ -504,6 +501,7 @@ impl World {
             | Output::SaveBook(_)
             | Output::AskTracker { .. }
             | Output::TrackerDone(_)
+            | Output::AnnounceLocally(_)
             | Output::Event(_)
             | Output::Farewell => {}
         }

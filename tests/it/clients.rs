@@ -1,7 +1,7 @@
 //! Other people's BitTorrent clients, each as a person would start it.
 //!
-//! Rule: a client gets a torrent and a folder, listens on port 6881, and finds peers by its tracker only, since that is
-//! what is tested: no distributed hash table with anybody in it, no peer exchange, no local discovery.
+//! Rule: a client gets a torrent and a folder, listens on port 6881, and finds peers in one way only, since that is what
+//! is tested: by its tracker, or by local discovery. No distributed hash table with anybody in it, no peer exchange.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,6 +10,12 @@ use std::time::Duration;
 
 use crate::harness::{Program, wait_for};
 use crate::lab::Host;
+
+/// A client that can do without a tracker: it speaks BEP 14.
+pub(crate) trait Local: Client {
+    /// As [`Client::start`], with local discovery.
+    fn start_local(&self, host: &Host, torrent: &Path, folder: &Path) -> Program;
+}
 
 /// A program that fetches what the torrent says into the folder, or seeds it from there if it is there.
 pub(crate) trait Client {
@@ -33,13 +39,25 @@ impl Client for Aria2 {
     }
 
     fn start(&self, host: &Host, torrent: &Path, folder: &Path) -> Program {
+        Self::spawn(host, torrent, folder, "false")
+    }
+}
+
+impl Local for Aria2 {
+    fn start_local(&self, host: &Host, torrent: &Path, folder: &Path) -> Program {
+        Self::spawn(host, torrent, folder, "true")
+    }
+}
+
+impl Aria2 {
+    fn spawn(host: &Host, torrent: &Path, folder: &Path, local: &str) -> Program {
         let mut aria2 = host.command("aria2c");
         // It speaks to UDP trackers by the socket of its hash table only; nobody else is in that one.
-        aria2.args(["--enable-dht=true", "--dht-listen-port=6882", "--enable-dht6=false", "--bt-enable-lpd=false"]);
+        aria2.args(["--enable-dht=true", "--dht-listen-port=6882", "--enable-dht6=false"]);
         aria2.arg("--dht-file-path").arg(folder.with_extension("dht"));
         aria2.args(["--seed-ratio=0.0", "--enable-peer-exchange=false", "--listen-port=6881"]);
         aria2.args(["--check-integrity=true", "--no-conf=true", "--file-allocation=none"]);
-        aria2.arg("--dir").arg(folder).arg(torrent);
+        aria2.arg(format!("--bt-enable-lpd={local}")).arg("--dir").arg(folder).arg(torrent);
         spawn(aria2, folder)
     }
 }
@@ -56,10 +74,22 @@ impl Client for Transmission {
     }
 
     fn start(&self, host: &Host, torrent: &Path, folder: &Path) -> Program {
+        Self::spawn(host, torrent, folder, "--no-lpd")
+    }
+}
+
+impl Local for Transmission {
+    fn start_local(&self, host: &Host, torrent: &Path, folder: &Path) -> Program {
+        Self::spawn(host, torrent, folder, "--lpd")
+    }
+}
+
+impl Transmission {
+    fn spawn(host: &Host, torrent: &Path, folder: &Path, local: &str) -> Program {
         let state = folder.with_extension("state");
         fs::create_dir_all(&state).expect("a folder can be made");
         let mut daemon = host.command("transmission-daemon");
-        daemon.args(["-f", "--no-dht", "--no-lpd", "--no-utp", "--no-portmap", "--no-auth", "-P", "6881"]);
+        daemon.args(["-f", "--no-dht", local, "--no-utp", "--no-portmap", "--no-auth", "-P", "6881"]);
         daemon.arg("-g").arg(&state).arg("-w").arg(folder);
         let daemon = spawn(daemon, folder);
         let add = || {
@@ -82,8 +112,21 @@ impl Client for Libtorrent {
     }
 
     fn start(&self, host: &Host, torrent: &Path, folder: &Path) -> Program {
+        Self::spawn(host, torrent, folder, &[])
+    }
+}
+
+impl Local for Libtorrent {
+    fn start_local(&self, host: &Host, torrent: &Path, folder: &Path) -> Program {
+        Self::spawn(host, torrent, folder, &["lsd"])
+    }
+}
+
+impl Libtorrent {
+    /// With these of `lsd`, `pex` and addresses of peers that it knows.
+    pub(crate) fn spawn(host: &Host, torrent: &Path, folder: &Path, more: &[&str]) -> Program {
         let mut client = host.command(libtorrent_client());
-        client.arg(torrent).arg(folder).arg("seed").arg(host.addr().to_string());
+        client.arg(torrent).arg(folder).arg("seed").arg(host.addr().to_string()).args(more);
         spawn(client, folder)
     }
 }

@@ -59,6 +59,7 @@ fn sibling_parts_of_proto_do_not_import_each_other() {
         "board",
         "discovery",
         "election",
+        "lsd",
         "roster",
         "catalogue",
         "torrents",

@@ -14,13 +14,14 @@ use std::time::Duration;
 use labmesh_proto::config::PROTOCOL_VERSION;
 use labmesh_proto::io::Input;
 use labmesh_proto::wire::control::{Beat, Message};
-use socket2::{Domain, InterfaceIndexOrAddress, Protocol, SockRef, Socket, Type};
+use socket2::SockRef;
 use tokio::net::UdpSocket;
 use tokio::task::AbortHandle;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::identity::{Identity, MeshKey};
-use super::interfaces::{Interface, Place};
+use super::interfaces::Place;
+use super::multicast::{self, Memberships};
 use super::{Event, Events};
 
 /// Where the beacon is heard: administratively scoped (RFC 2365: 239.255.0.0/16 stays within the site), so that no
@@ -113,8 +114,8 @@ impl Heartbeat {
             _ => HeartbeatError::Socket { addr, error },
         })?);
         let beacon_addr = SocketAddrV4::new(BEACON_GROUP, BEACON_PORT);
-        let beacon =
-            beacon_socket(beacon_addr).map_err(|error| HeartbeatError::Socket { addr: beacon_addr.into(), error })?;
+        let beacon = multicast::socket(beacon_addr)
+            .map_err(|error| HeartbeatError::Socket { addr: beacon_addr.into(), error })?;
 
         let counters = Arc::new(Counters::default());
         let ear = Ear {
@@ -124,7 +125,7 @@ impl Heartbeat {
             counters: Arc::clone(&counters),
             budget: Budget::default(),
         };
-        let members = Memberships { place: place.clone(), joined: Vec::new() };
+        let members = Memberships::new(place.clone(), BEACON_GROUP);
         let receivers = [
             tokio::spawn(receive(Arc::clone(&unicast), ear.clone(), None)).abort_handle(),
             tokio::spawn(receive(Arc::new(beacon), ear, Some(members))).abort_handle(),
@@ -198,17 +199,6 @@ fn unicast_socket(addr: SocketAddr) -> io::Result<UdpSocket> {
     // Other nodes of this machine hear the beacon too.
     socket.set_multicast_loop_v4(true)?;
     UdpSocket::from_std(socket)
-}
-
-fn beacon_socket(addr: SocketAddrV4) -> io::Result<UdpSocket> {
-    let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
-    // Several nodes of one machine share the port; each gets every beacon.
-    socket.set_reuse_address(true)?;
-    // Otherwise it would also hear what other sockets of this machine have joined on other interfaces.
-    socket.set_multicast_all_v4(false)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&addr.into())?;
-    UdpSocket::from_std(socket.into())
 }
 
 /// What both receivers need to judge a datagram.
@@ -320,41 +310,6 @@ impl Budget {
             *windows -= 1;
             *windows > 0
         });
-    }
-}
-
-/// The interfaces on which the beacon socket has joined its group.
-struct Memberships {
-    place: Place,
-    joined: Vec<Interface>,
-}
-
-impl Memberships {
-    /// Joins where it can and has not. An interface that lost or changed its address is left first, since the kernel
-    /// forgets groups with the last address of an interface.
-    fn look(&mut self, socket: &UdpSocket) {
-        let socket = SockRef::from(socket);
-        let present = self.place.interfaces();
-        self.joined.retain(|interface| {
-            let stays = present.contains(interface);
-            if !stays {
-                // Fails if the interface itself is gone, and the membership with it.
-                let _ = socket.leave_multicast_v4_n(&BEACON_GROUP, &InterfaceIndexOrAddress::Index(interface.index));
-            }
-            stays
-        });
-        for interface in present {
-            if self.joined.contains(&interface) {
-                continue;
-            }
-            match socket.join_multicast_v4_n(&BEACON_GROUP, &InterfaceIndexOrAddress::Index(interface.index)) {
-                Ok(()) => {
-                    tracing::debug!(ip = %interface.ip, "listening for beacons");
-                    self.joined.push(interface);
-                }
-                Err(error) => tracing::trace!(ip = %interface.ip, %error, "no beacons on this interface"),
-            }
-        }
     }
 }
 

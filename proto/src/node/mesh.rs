@@ -17,7 +17,7 @@ use crate::wire::control::{
 };
 use crate::wire::http_tracker::Announce;
 use crate::wire::tracker_client::TrackerUrl;
-use crate::{announcer, board, catalogue, discovery, election, roster, swarm, torrents, tracker};
+use crate::{announcer, board, catalogue, discovery, election, lsd, roster, swarm, torrents, tracker};
 
 /// How long a client that announced here may wait for the master, before it gets what this node knows: as long as a node
 /// needs to be master of itself. An empty answer costs a client its interval, and some ten minutes.
@@ -105,9 +105,13 @@ impl Node {
             Input::TrackerSaid { id, result } => {
                 self.announcer.handle_input(now, announcer::Input::Said { id, result });
             }
+            Input::LocalAnnounce { from, announce } => {
+                self.lsd.handle_input(now, lsd::Input::Heard { from, announce });
+            }
             Input::Address(addr) => {
                 self.config.addr = Some(addr);
                 self.roster.handle_input(now, roster::Input::Address(addr));
+                self.lsd.handle_input(now, lsd::Input::Moved);
             }
             Input::Shutdown => {
                 self.leaving = true;
@@ -435,9 +439,15 @@ impl Node {
     // ---- the tracker
 
     /// A swarm of this node announces: to the tracker here, or to the master's, and to the trackers of others that its
-    /// torrent names. Without a master it waits for one.
+    /// torrent names. Without a master it waits for one. Clients of this LAN are told in any case.
     pub(super) fn announce(&mut self, now: Time, image: usize, announce: NodeAnnounce) {
         let settled = self.is_ruling() || self.master().is_some();
+        let public = self.swarms[image].as_ref().is_some_and(|swarm| !swarm.metainfo().private());
+        if public {
+            let NodeAnnounce { info_hash, left, leaving, .. } = announce;
+            let active = lsd::Input::Active { info_hash, fetching: left > 0 };
+            self.lsd.handle_input(now, if leaving { lsd::Input::Left(info_hash) } else { active });
+        }
         if let Some(metainfo) = self.swarms[image].as_ref().map(Swarm::metainfo)
             && !metainfo.announce().is_empty()
             && (settled || announce.leaving)
@@ -467,6 +477,17 @@ impl Node {
                 peers.retain(|peer| on_loopback || !peer.ip().is_loopback());
                 if let Some(image) = self.image_of(&info_hash) {
                     self.tell_swarm(now, image, swarm::Input::Strangers(peers));
+                }
+            }
+        }
+    }
+
+    pub(super) fn do_for_lsd(&mut self, now: Time, output: lsd::Output) {
+        match output {
+            lsd::Output::Announce(announce) => self.outputs.push_back(Output::AnnounceLocally(announce)),
+            lsd::Output::Peer { info_hash, addr } => {
+                if let Some(image) = self.image_of(&info_hash) {
+                    self.tell_swarm(now, image, swarm::Input::Stranger(addr));
                 }
             }
         }

@@ -38,6 +38,8 @@ impl Desk {
             http_port: 6969,
             tracker: TrackerConfig::default(),
             mesh_host: "labmesh.local".to_owned(),
+            local_discovery: None,
+            peer_exchange: false,
             piece_buffer_bytes: 1 << 20,
             block_bytes: LARGE_BLOCK_BYTES,
             seed: 1,

@@ -1,7 +1,8 @@
 //! Addresses in the swarm that could be dialled, and when.
 //!
 //! Rule: one attempt at a time for each address, failures back off, and of two of our own nodes that both miss pieces
-//! the one with the smaller peer id dials first. Not here: who the neighbours are (the tracker chose them).
+//! the one with the smaller peer id dials first. What a tracker names is replaced by its next answer; hearsay adds up, to
+//! a limit, until it fails. Not here: who the neighbours are (the tracker chose them).
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -18,6 +19,10 @@ const RETRY: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 /// A stranger with whom nothing was to be done is dialled again after this.
 const USELESS: Duration = Duration::from_secs(10 * 60);
+/// Strangers that no tracker vouches for: as many as may be connected, so that nobody can crowd the others out.
+const HEARSAY_MAX: usize = PEERS_PER_IMAGE_MAX / 2;
+/// Of those, one that failed so often in a row is forgotten; if it lives it is named again.
+const HEARSAY_FAILURES: u32 = 4;
 
 /// Who named an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +31,8 @@ pub(super) enum Source {
     Mesh,
     /// A tracker of others.
     Stranger,
+    /// Local discovery, or a peer that knows other peers.
+    Hearsay,
     /// The torrent itself: a web server (BEP 19), behind an address of this machine.
     WebServer,
 }
@@ -39,7 +46,7 @@ struct Contact {
     dialling: bool,
 }
 
-/// The addresses that trackers gave.
+/// The addresses that are known.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Contacts {
     contacts: Vec<Contact>,
@@ -67,6 +74,14 @@ impl Contacts {
         }
     }
 
+    /// One more stranger, whom no tracker has named; not if too many are known.
+    pub(super) fn add(&mut self, now: Time, addr: SocketAddr) {
+        let known = self.contacts.iter().any(|c| c.addr == addr);
+        if !known && self.contacts.iter().filter(|c| c.source == Source::Hearsay).count() < HEARSAY_MAX {
+            self.contacts.push(Contact { addr, source: Source::Hearsay, due: now, failures: 0, dialling: false });
+        }
+    }
+
     /// A web server of the torrent.
     pub(super) fn add_web_server(&mut self, now: Time, addr: SocketAddr) {
         if self.contacts.iter().filter(|c| c.source == Source::WebServer).count() < WEB_SEEDS_PER_TORRENT_MAX {
@@ -75,14 +90,25 @@ impl Contacts {
         }
     }
 
-    /// Forgets whom trackers named.
+    /// Forgets whom others named.
     pub(super) fn clear(&mut self) {
         self.contacts.retain(|c| c.source == Source::WebServer);
     }
 
-    /// Whether trackers of others have named anybody.
+    /// Whether that address stands for a web server: nobody else has any use for it.
+    pub(super) fn is_web_server(&self, addr: SocketAddr) -> bool {
+        self.contacts.iter().any(|c| c.addr == addr && c.source == Source::WebServer)
+    }
+
+    /// Whether anybody is known of whom neither the mesh nor the torrent has told.
     pub(super) fn has_strangers(&self) -> bool {
-        self.contacts.iter().any(|c| c.source == Source::Stranger)
+        self.strangers_due().is_some()
+    }
+
+    /// When the next of them is to be looked after; one that is being dialled is at any time.
+    pub(super) fn strangers_due(&self) -> Option<Time> {
+        let strangers = self.contacts.iter().filter(|c| matches!(c.source, Source::Stranger | Source::Hearsay));
+        strangers.map(|c| if c.dialling { Time(0) } else { c.due }).min()
     }
 
     /// An address to dial now, marked as being dialled.
@@ -122,6 +148,7 @@ impl Contacts {
             c.failures = if failed { c.failures.saturating_add(1) } else { 0 };
             c.due = now + (RETRY * 2u32.saturating_pow(c.failures.min(10))).min(RETRY_MAX);
         }
+        self.contacts.retain(|c| c.source != Source::Hearsay || c.failures < HEARSAY_FAILURES);
     }
 }
 
@@ -186,5 +213,31 @@ mod tests {
         contacts.replace(now + RETRY, Source::Stranger, [(addr(2), false)].into_iter());
         assert!(dialled(&mut contacts, now + RETRY, |_| true).is_empty(), "named again makes no difference");
         assert_eq!(dialled(&mut contacts, now + USELESS, |_| true), [addr(2)]);
+    }
+
+    #[test]
+    fn hearsay_is_bounded_and_forgotten_when_nobody_is_there() {
+        let mut contacts = Contacts::default();
+        let mut now = Time(0);
+        contacts.replace(now, Source::Mesh, [(addr(1), false)].into_iter());
+        contacts.add(now, addr(1));
+        (2..=255).for_each(|n| contacts.add(now, addr(n)));
+        assert_eq!(dialled(&mut contacts.clone(), now, |s| s == Source::Mesh), [addr(1)], "the mesh's word counts");
+        assert_eq!(dialled(&mut contacts.clone(), now, |_| true).len(), 1 + HEARSAY_MAX);
+        contacts.replace(now, Source::Stranger, std::iter::empty());
+        assert!(contacts.has_strangers(), "a tracker takes back what it named itself");
+        for _ in 0..HEARSAY_FAILURES {
+            now = now + RETRY_MAX;
+            for addr in dialled(&mut contacts, now, |s| s == Source::Hearsay) {
+                contacts.failed(now, addr);
+            }
+        }
+        assert!(!contacts.has_strangers());
+        contacts.add(now, addr(2));
+        assert_eq!(contacts.strangers_due(), Some(now));
+        contacts.reached(now, addr(2));
+        contacts.useless(now, addr(2));
+        contacts.add(now, addr(2));
+        assert_eq!(contacts.strangers_due(), Some(now + USELESS), "named again makes no difference");
     }
 }

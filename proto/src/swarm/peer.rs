@@ -11,6 +11,7 @@ use crate::bitfield::Bitfield;
 use crate::config::{BLOCK_BYTES, REQUESTS_PER_PEER_MAX, SUGGESTIONS_MAX};
 use crate::id::{Block, ConnId, PeerId, PieceIndex, Time};
 use crate::swarm::download::STALL;
+use crate::swarm::pex::Exchange;
 use crate::swarm::pieces::Sender;
 use crate::swarm::rate::Rate;
 use crate::wire::peer::{Extended, Handshake};
@@ -66,6 +67,7 @@ pub(super) struct Peer {
     reqq: usize,
     /// It fetches in mode seeder.
     pub(super) seeder: bool,
+    pub(super) exchange: Exchange,
     /// Requests on the way, oldest first.
     pub(super) asked: VecDeque<Asked>,
     pub(super) asked_bytes: u64,
@@ -129,6 +131,7 @@ impl Peer {
             block_len: BLOCK_BYTES,
             reqq: REQQ_DEFAULT,
             seeder: false,
+            exchange: Exchange::default(),
             asked: VecDeque::new(),
             asked_bytes: 0,
             late: 0,
@@ -168,6 +171,7 @@ impl Peer {
             self.listens = Some(SocketAddr::new(self.addr.ip(), port));
         }
         self.seeder = extended.seeder;
+        self.exchange.wants = extended.pex;
         if let Some(reqq) = extended.reqq {
             self.reqq = (reqq as usize).clamp(1, REQUESTS_PER_PEER_MAX);
         }

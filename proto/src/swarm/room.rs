@@ -103,6 +103,7 @@ impl Room {
             master: false,
             buffer_bytes: 64 << 20,
             block_bytes: LARGE_BLOCK_BYTES,
+            exchange: true,
             seed: host as u64,
         };
         let swarm = Swarm::new(self.now, start);

@@ -6,6 +6,7 @@ use super::room::Room;
 use super::*;
 use crate::config::LARGE_BLOCK_BYTES;
 use crate::wire::control::Neighbour;
+use crate::wire::pex::Pex;
 
 const MIB: u64 = 1 << 20;
 const GBIT: u64 = 118_000_000;
@@ -272,6 +273,7 @@ impl Alone {
             master: false,
             buffer_bytes: 64 << 20,
             block_bytes: LARGE_BLOCK_BYTES,
+            exchange: true,
             seed: 1,
         };
         let mut alone = Self(Swarm::new(Time(0), start), Time(0));
@@ -325,6 +327,8 @@ fn a_whole_copy_dials_strangers_and_waits_for_everybody_else() {
     let neighbours = whole.neighbours();
     assert!(whole.dials(neighbours).is_empty());
     assert_eq!(whole.dials(Input::Strangers(vec![addr(3), addr(4)])), [addr(3), addr(4)]);
+    assert_eq!(whole.dials(Input::Stranger(addr(5))), [addr(5)]);
+    assert!(whole.dials(Input::Stranger(addr(3))).is_empty(), "known already");
     let mut fetching = Alone::new(metainfo, false);
     let neighbours = fetching.neighbours();
     assert_eq!(fetching.dials(neighbours), [addr(1), addr(2)]);
@@ -340,6 +344,131 @@ fn of_a_private_torrent_only_nodes_and_peers_of_its_own_tracker_are_dialled() {
     let neighbours = fetching.neighbours();
     assert_eq!(fetching.dials(neighbours), [addr(1)]);
     assert_eq!(fetching.dials(Input::Strangers(vec![addr(3)])), [addr(3)]);
+    assert!(fetching.dials(Input::Stranger(addr(4))).is_empty());
+}
+
+/// Two whole copies have nothing to do with each other: the next look is when the stranger may miss pieces again.
+#[test]
+fn a_stranger_of_no_use_does_not_keep_a_whole_copy_awake() {
+    let mut whole = Alone::new(crate::testing::metainfo(MIB, 65_536), true);
+    assert_eq!(whole.dials(Input::Stranger(addr(3))), [addr(3)]);
+    let handshake = Handshake { info_hash: whole.0.info_hash(), peer_id: PeerId([9; 20]), fast: true, extended: true };
+    let conn = ConnId(0);
+    whole.dials(Input::PeerUp { conn, addr: addr(3), handshake, outgoing: true });
+    whole.dials(Input::Peer(conn, Message::HaveAll));
+    let neighbours = whole.neighbours();
+    whole.dials(neighbours);
+    let mut looks = 0;
+    while let Some((at, why)) = whole.0.poll_timeout().filter(|(at, _)| *at < Time(0) + secs(60)) {
+        looks += u32::from(why == "swarm review");
+        whole.0.handle_timeout(at);
+    }
+    assert!(looks <= 2, "{looks} looks in a minute");
+}
+
+/// A swarm with connections to clients, and what it tells them of others.
+struct Exchanging {
+    alone: Alone,
+    now: Time,
+}
+
+impl Exchanging {
+    fn new(metainfo: Arc<Metainfo>, whole: bool) -> Self {
+        Self { alone: Alone::new(metainfo, whole), now: Time(0) }
+    }
+
+    /// A client at `.n` dials us and says that it wants the exchange, and where it listens.
+    fn comes(&mut self, n: u8, peer_id: PeerId) {
+        let handshake = Handshake { info_hash: self.alone.0.info_hash(), peer_id, fast: true, extended: true };
+        let (conn, from) = (ConnId(u32::from(n)), ([10, 0, 0, n], 40_000).into());
+        self.says(Input::PeerUp { conn, addr: from, handshake, outgoing: false });
+        let extended = Extended { pex: Some(100 + n), port: Some(6881), ..Extended::default() };
+        self.says(Input::Peer(conn, Message::Extended(extended)));
+    }
+
+    /// A client that is not ours.
+    fn stranger(&mut self, n: u8) {
+        self.comes(n, PeerId([n; 20]));
+    }
+
+    fn tells(&mut self, n: u8, added: &[(u8, u8)]) -> Vec<SocketAddr> {
+        let added = added.iter().map(|(n, flags)| (addr(*n), *flags)).collect();
+        self.says(Input::Peer(ConnId(u32::from(n)), Message::Pex(Extended::PEX, Pex { added, dropped: Vec::new() })))
+    }
+
+    /// Whom it dials.
+    fn says(&mut self, input: Input) -> Vec<SocketAddr> {
+        self.alone.0.handle_input(self.now, input);
+        std::iter::from_fn(|| self.alone.0.poll_output())
+            .filter_map(|output| match output {
+                Output::Border(io::Output::DialPeer { addr, .. }) => Some(addr),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// What is told in the time that passes: to whom, under which id, and who came and went.
+    fn told(&mut self, time: Duration) -> Vec<(u32, u8, Vec<u8>, Vec<u8>)> {
+        let (end, mut told) = (self.now + time, Vec::new());
+        while let Some((at, _)) = self.alone.0.poll_timeout().filter(|(at, _)| *at <= end) {
+            self.now = self.now.max(at);
+            self.alone.0.handle_timeout(self.now);
+            while let Some(output) = self.alone.0.poll_output() {
+                if let Output::Border(io::Output::Peer { conn, message: Message::Pex(id, pex) }) = output {
+                    let last = |addr: &SocketAddr| match addr.ip() {
+                        std::net::IpAddr::V4(ip) => ip.octets()[3],
+                        std::net::IpAddr::V6(_) => 0,
+                    };
+                    let added = pex.added.iter().map(|(addr, _)| last(addr)).collect();
+                    told.push((conn.0, id, added, pex.dropped.iter().map(last).collect()));
+                }
+            }
+        }
+        self.now = end;
+        told
+    }
+}
+
+#[test]
+fn clients_are_told_of_each_other_once_a_minute_and_our_own_nodes_never() {
+    let mut swarm = Exchanging::new(crate::testing::metainfo(MIB, 65_536), false);
+    swarm.stranger(1);
+    assert_eq!(swarm.told(secs(100)), [], "of nobody there is nothing to tell");
+    swarm.stranger(2);
+    swarm.comes(3, PeerId::of_node(&crate::id::NodeId([3; 32])));
+    let mut told = swarm.told(secs(2));
+    told.sort();
+    assert_eq!(told, [(1, 101, vec![2, 3], vec![]), (2, 102, vec![1, 3], vec![])]);
+    swarm.stranger(4);
+    swarm.says(Input::PeerDown(ConnId(2)));
+    assert_eq!(swarm.told(secs(50)), [(4, 104, vec![1, 3], vec![])]);
+    assert_eq!(swarm.told(secs(10)), [(1, 101, vec![4], vec![2])]);
+    assert_eq!(swarm.told(secs(300)), []);
+}
+
+#[test]
+fn what_a_client_tells_is_dialled_once_a_minute_and_never_for_a_private_torrent() {
+    let metainfo = crate::testing::metainfo(MIB, 65_536);
+    let mut fetching = Exchanging::new(Arc::clone(&metainfo), false);
+    fetching.stranger(1);
+    assert_eq!(fetching.tells(1, &[(8, 0), (9, crate::wire::pex::SEED), (1, 0)]), [addr(8), addr(9)]);
+    assert_eq!(fetching.tells(1, &[(10, 0)]), [], "too soon");
+    fetching.told(secs(60));
+    assert_eq!(fetching.tells(1, &[(10, 0)]), [addr(10)]);
+    fetching.comes(2, PeerId::of_node(&crate::id::NodeId([2; 32])));
+    assert_eq!(fetching.tells(2, &[(11, 0)]), [], "our own nodes do not exchange");
+
+    let mut whole = Exchanging::new(metainfo, true);
+    whole.stranger(1);
+    assert_eq!(whole.tells(1, &[(8, 0), (9, crate::wire::pex::SEED)]), [addr(8)], "a seed is of no use to a seed");
+
+    let mut info = crate::testing::metainfo(MIB, 65_536).info_bytes().to_vec();
+    info.pop();
+    info.extend_from_slice(b"7:privatei1ee");
+    let mut private = Exchanging::new(Arc::new(Metainfo::from_info(info).unwrap()), false);
+    private.stranger(1);
+    private.stranger(2);
+    assert_eq!((private.tells(1, &[(8, 0)]), private.told(secs(100))), (vec![], vec![]));
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! The peer wire protocol: handshake and messages of BEP 3, 6 (fast extension) and 10 (extension handshake).
+//! The peer wire protocol: handshake and messages of BEP 3, 6 (fast extension) and 10 (extension handshake), and the
+//! frame of BEP 11 (peer exchange).
 //!
 //! Rule: payload never passes through here. The decoder gives a `piece` message's header; the driver receives the
 //! payload straight into its buffer. Not here: what a message means (`swarm`).
@@ -8,6 +9,7 @@ use bip_bencode::BRefAccess;
 use crate::config::{BITFIELD_BYTES_MAX, EXTENDED_BYTES_MAX, REQUEST_BYTES_MAX, UNKNOWN_BYTES_MAX};
 use crate::id::{InfoHash, PeerId};
 use crate::wire::bencode::{self, KeyOrder};
+use crate::wire::pex::Pex;
 
 /// What every handshake begins with (BEP 3): a length byte and the protocol's name.
 const PROTOCOL: &[u8; 20] = b"\x13BitTorrent protocol";
@@ -38,6 +40,8 @@ mod id {
     pub(super) const EXTENDED: u8 = 20;
     /// The extension handshake's id within extended messages.
     pub(super) const EXTENDED_HANDSHAKE: u8 = 0;
+    /// Under which extended id we want to be told of peers.
+    pub(super) const EXTENDED_PEX: u8 = 1;
 }
 
 /// The 68 bytes that open a connection (BEP 3, "peer protocol").
@@ -66,6 +70,9 @@ pub struct Extended {
     pub block: Option<u32>,
     /// `labmesh_seeder`: it fetches in mode seeder, and is served first by the master; only our own nodes say it.
     pub seeder: bool,
+    /// `ut_pex` in `m`: the extended id under which it wants to be told of peers (BEP 11), never 0. We want them as
+    /// [`Self::PEX`].
+    pub pex: Option<u8>,
     /// `upload_only` (BEP 21): it is complete and wants nothing.
     pub upload_only: bool,
 }
@@ -105,6 +112,8 @@ pub enum Message {
     AllowedFast(u32),
     /// Id 20, extended id 0 (BEP 10).
     Extended(Extended),
+    /// Id 20, under the extended id that the receiver wants (BEP 11).
+    Pex(u8, Pex),
     /// An id or extended id that we do not know; skipped, as BEP 10 asks.
     Unknown(u8),
 }
@@ -142,8 +151,8 @@ pub enum BadMessage {
     /// A block longer than any that we ask for.
     #[error("a block of {0} bytes, more than {REQUEST_BYTES_MAX}")]
     BlockTooLong(u32),
-    /// The extension handshake is no bencoded dictionary.
-    #[error("a malformed extension handshake")]
+    /// An extension handshake or a peer exchange is no bencoded dictionary.
+    #[error("a malformed extension message")]
     Extended,
 }
 
@@ -203,6 +212,7 @@ impl Message {
             Self::Reject(range) => put(out, id::REJECT, &range.encode()),
             Self::AllowedFast(piece) => put(out, id::ALLOWED_FAST, &piece.to_be_bytes()),
             Self::Extended(extended) => put(out, id::EXTENDED, &extended.encode()),
+            Self::Pex(id, pex) => put(out, id::EXTENDED, &[&[*id], &pex.encode()[..]].concat()),
             Self::Unknown(id) => put(out, *id, &[]),
         }
     }
@@ -269,7 +279,10 @@ impl Range {
 }
 
 impl Extended {
-    /// The extended id 0 and the dictionary. `m` is empty: no extension message is wanted, only these keys.
+    /// The extended id under which we want to be told of peers.
+    pub const PEX: u8 = id::EXTENDED_PEX;
+
+    /// The extended id 0 and the dictionary.
     fn encode(&self) -> Vec<u8> {
         let mut out = vec![id::EXTENDED_HANDSHAKE];
         bencode::write_dict(&mut out, |dict| {
@@ -279,7 +292,11 @@ impl Extended {
             if self.seeder {
                 dict.int(b"labmesh_seeder", 1);
             }
-            dict.dict(b"m", |_| {});
+            dict.dict(b"m", |messages| {
+                if let Some(id) = self.pex {
+                    messages.int(b"ut_pex", id);
+                }
+            });
             if let Some(port) = self.port {
                 dict.int(b"p", port);
             }
@@ -304,12 +321,14 @@ impl Extended {
         }
         let int = |key| bencode::lookup(&dict, key).and_then(BRefAccess::int);
         let client = bencode::lookup(&dict, "v").and_then(BRefAccess::str);
+        let pex = bencode::lookup(&dict, "m").and_then(|m| bencode::lookup(m, "ut_pex")).and_then(BRefAccess::int);
         Ok(Self {
             client: client.map(|name| name.chars().filter(|c| !c.is_control()).take(CLIENT_CHARS_MAX).collect()),
             reqq: int("reqq").and_then(|n| n.try_into().ok()),
             port: int("p").and_then(|n| n.try_into().ok()).filter(|port| *port != 0),
             block: int("labmesh_block").and_then(|n| n.try_into().ok()),
             seeder: int("labmesh_seeder").is_some_and(|n| n != 0),
+            pex: pex.and_then(|n| n.try_into().ok()).filter(|id| *id != id::EXTENDED_HANDSHAKE),
             upload_only: int("upload_only").is_some_and(|n| n != 0),
         })
     }
@@ -338,10 +357,17 @@ pub struct Decoder {
 enum State {
     /// The fixed part: length, id and what that kind of message always has; so many bytes of it are here.
     Head { bytes: [u8; HEAD_BYTES_MAX], have: usize },
-    /// A bitfield or an extension handshake; so many bytes are still to come.
-    Body { id: u8, bytes: Vec<u8>, missing: usize },
+    /// A message that is read whole; so many bytes are still to come.
+    Body { kind: Kind, bytes: Vec<u8>, missing: usize },
     /// A message that we do not know; so many bytes are still to come.
     Skip { id: u8, missing: usize },
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Bitfield,
+    Extended,
+    Pex,
 }
 
 /// The longest fixed part: length, id, and the three numbers of a request.
@@ -378,7 +404,7 @@ impl Decoder {
                         return Ok(item);
                     }
                 }
-                State::Body { id, bytes, missing } => {
+                State::Body { kind, bytes, missing } => {
                     let part = take(input, *missing);
                     bytes.extend_from_slice(part);
                     *missing -= part.len();
@@ -386,9 +412,10 @@ impl Decoder {
                         return Ok(None);
                     }
                     let bytes = std::mem::take(bytes);
-                    let message = match *id {
-                        id::BITFIELD => Message::Bitfield(bytes),
-                        _ => Message::Extended(Extended::decode(&bytes)?),
+                    let message = match kind {
+                        Kind::Bitfield => Message::Bitfield(bytes),
+                        Kind::Extended => Message::Extended(Extended::decode(&bytes)?),
+                        Kind::Pex => Message::Pex(Extended::PEX, Pex::decode(&bytes).ok_or(BadMessage::Extended)?),
                     };
                     self.state = State::default();
                     return Ok(Some(Item::Message(message)));
@@ -446,7 +473,9 @@ fn needed(head: &[u8; HEAD_BYTES_MAX], have: usize) -> Result<usize, BadMessage>
         id::PIECE if len > PIECE_HEAD + REQUEST_BYTES_MAX => return Err(BadMessage::BlockTooLong(len - PIECE_HEAD)),
         id::PIECE => (PIECE_HEAD, u32::MAX, PIECE_HEAD),
         id::BITFIELD => (1, 1 + BITFIELD_BYTES_MAX as u32, 1),
-        id::EXTENDED if have > 5 && head[5] == id::EXTENDED_HANDSHAKE => (2, 2 + EXTENDED_BYTES_MAX as u32, 2),
+        id::EXTENDED if have > 5 && matches!(head[5], id::EXTENDED_HANDSHAKE | id::EXTENDED_PEX) => {
+            (2, 2 + EXTENDED_BYTES_MAX as u32, 2)
+        }
         id::EXTENDED => (2, UNKNOWN_BYTES_MAX as u32, 2),
         _ => (1, UNKNOWN_BYTES_MAX as u32, 1),
     };
@@ -470,9 +499,12 @@ fn finish(head: &[u8; HEAD_BYTES_MAX]) -> (Option<Item>, State) {
             let range = Range { piece, offset, len: len - PIECE_HEAD };
             (Some(Item::Piece(range)), State::default())
         }
-        id::BITFIELD => (None, State::Body { id: *id, bytes: Vec::new(), missing: rest }),
+        id::BITFIELD => (None, State::Body { kind: Kind::Bitfield, bytes: Vec::new(), missing: rest }),
         id::EXTENDED if body[0] == id::EXTENDED_HANDSHAKE => {
-            (None, State::Body { id: *id, bytes: Vec::new(), missing: rest - 1 })
+            (None, State::Body { kind: Kind::Extended, bytes: Vec::new(), missing: rest - 1 })
+        }
+        id::EXTENDED if body[0] == id::EXTENDED_PEX => {
+            (None, State::Body { kind: Kind::Pex, bytes: Vec::new(), missing: rest - 1 })
         }
         id::EXTENDED => (None, State::Skip { id: *id, missing: rest - 1 }),
         _ => match Message::decode(*id, body) {
@@ -541,10 +573,15 @@ mod tests {
             port: Some(6881),
             block: Some(262_144),
             seeder: true,
+            pex: Some(Extended::PEX),
             upload_only: true,
         };
-        let dictionary = b"d13:labmesh_blocki262144e14:labmesh_seederi1e1:mde1:pi6881e4:reqqi512e11:upload_onlyi1e1:v11:labmesh 0.1e";
-        check(&[b"\0\0\0\x6b\x14\0", &dictionary[..]].concat(), Message::Extended(extended));
+        let dictionary = b"d13:labmesh_blocki262144e14:labmesh_seederi1e1:md6:ut_pexi1ee1:pi6881e4:reqqi512e11:upload_onlyi1e1:v11:labmesh 0.1e";
+        let pex = Pex { added: vec![(([10, 0, 0, 1], 6881).into(), 2)], dropped: Vec::new() };
+        let told =
+            b"\x14\x01d5:added6:\x0a\0\0\x01\x1a\xe17:added.f1:\x026:added60:8:added6.f0:7:dropped0:8:dropped60:e";
+        check(&[&(told.len() as u32).to_be_bytes(), &told[..]].concat(), Message::Pex(Extended::PEX, pex));
+        check(&[b"\0\0\0\x76\x14\0", &dictionary[..]].concat(), Message::Extended(extended));
     }
 
     #[test]
@@ -579,6 +616,7 @@ mod tests {
         let Item::Message(Message::Extended(extended)) = &items[0] else { panic!("{items:?}") };
         assert_eq!((extended.client.as_deref(), extended.reqq), (Some("libtorrent/2.0.8.0"), Some(2000)));
         assert_eq!((extended.port, extended.block, extended.upload_only), (Some(39_937), None, false));
+        assert_eq!(extended.pex, Some(1));
         let rest = [Message::HaveNone, Message::Interested, Message::Request(range(2, 0, 0x4000))];
         assert_eq!(items[1..4], rest.map(Item::Message));
         assert!(items[4..].iter().all(|item| matches!(item, Item::Message(Message::Request(_)))));
@@ -616,6 +654,8 @@ mod tests {
         refuse(1, 20);
         refuse(2 + BITFIELD_BYTES_MAX as u32, 5);
         refuse(3 + EXTENDED_BYTES_MAX as u32, 20);
+        let pex = [&(3 + EXTENDED_BYTES_MAX as u32).to_be_bytes()[..], &[20, 1]].concat();
+        assert_eq!(items(&pex), Err(BadMessage::Length { id: 20, len: 3 + EXTENDED_BYTES_MAX as u32 }));
         refuse(1 + UNKNOWN_BYTES_MAX as u32, 99);
         refuse(u32::MAX, 99);
         let too_long = piece_header(&range(0, 0, REQUEST_BYTES_MAX + 1));
@@ -644,7 +684,7 @@ mod tests {
     #[test]
     fn an_extension_handshake_with_odd_values_loses_only_those() {
         let decode = |dict: &str| Extended::decode(dict.as_bytes());
-        let odd = "d13:labmesh_blocki-1e1:mle1:pi70000e4:reqq3:abc11:upload_only1:x1:vi5e3:zzzlee";
+        let odd = "d13:labmesh_blocki-1e1:md6:ut_pexi0ee1:pi70000e4:reqq3:abc11:upload_only1:x1:vi5e3:zzzlee";
         assert_eq!(decode(odd), Ok(Extended::default()));
         assert_eq!(decode("d1:v4:\u{1b}[2Je").map(|e| e.client), Ok(Some("[2J".to_owned())));
         let long = format!("d1:v200:{}e", "x".repeat(200));
@@ -663,8 +703,13 @@ mod tests {
             ("[ -~]{0,64}", any::<Option<(u32, u32, bool, bool)>>(), 1..=u16::MAX).prop_map(|(v, numbers, port)| {
                 let (reqq, block, seeder, upload_only) = numbers.unwrap_or_default();
                 let (reqq, block) = (numbers.map(|_| reqq), numbers.map(|_| block));
-                Extended { client: Some(v), reqq, port: Some(port), block, seeder, upload_only }
+                let pex = u8::try_from(port).ok();
+                Extended { client: Some(v), reqq, port: Some(port), block, seeder, pex, upload_only }
             });
+        let pex = prop::collection::vec((any::<[u8; 4]>(), 1..=u16::MAX, any::<u8>()), 0..9).prop_map(|added| {
+            let added = added.into_iter().map(|(ip, port, flags)| ((ip, port).into(), flags)).collect();
+            Message::Pex(Extended::PEX, Pex { added, dropped: Vec::new() })
+        });
         prop_oneof![
             proptest::sample::select(vec![
                 Message::KeepAlive,
@@ -684,6 +729,7 @@ mod tests {
             any_range().prop_map(Message::Cancel),
             any_range().prop_map(Message::Reject),
             extended.prop_map(Message::Extended),
+            pex,
             (21..=u8::MAX).prop_map(Message::Unknown),
         ]
     }

@@ -314,7 +314,8 @@ fn peers_of(value: &BencodeRef<'_>) -> Vec<SocketAddr> {
     list.unwrap_or_default()
 }
 
-fn compact4(bytes: &[u8]) -> impl Iterator<Item = SocketAddr> {
+/// Addresses as BEP 23 has them, at most [`NUMWANT_MAX`].
+pub(crate) fn compact4(bytes: &[u8]) -> impl Iterator<Item = SocketAddr> {
     let (peers, _) = bytes.as_chunks::<6>();
     let peer = |[a, b, c, d, high, low]: &[u8; 6]| {
         SocketAddr::new(Ipv4Addr::new(*a, *b, *c, *d).into(), u16::from_be_bytes([*high, *low]))
@@ -322,7 +323,8 @@ fn compact4(bytes: &[u8]) -> impl Iterator<Item = SocketAddr> {
     peers.iter().take(NUMWANT_MAX).map(peer)
 }
 
-fn compact6(bytes: &[u8]) -> impl Iterator<Item = SocketAddr> {
+/// The same for IPv6 (BEP 7).
+pub(crate) fn compact6(bytes: &[u8]) -> impl Iterator<Item = SocketAddr> {
     let (peers, _) = bytes.as_chunks::<18>();
     let peer = |peer: &[u8; 18]| {
         let mut ip = [0; 16];

@@ -176,6 +176,9 @@ impl World {
             http_port: HTTP_PORT,
             tracker: TrackerConfig::default(),
             mesh_host: "labmesh.local".to_owned(),
+            // Its rooms have no clients but our own nodes.
+            local_discovery: None,
+            peer_exchange: false,
             piece_buffer_bytes: self.scenario.lab.buffers.0,
             block_bytes: self.scenario.lab.block.0 as u32,
             seed: self.rng.next_u64(),
