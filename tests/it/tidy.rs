@@ -61,6 +61,7 @@ fn sibling_parts_of_proto_do_not_import_each_other() {
         "election",
         "roster",
         "catalogue",
+        "limiter",
         "torrents",
         "tracker",
         "neighbours",
