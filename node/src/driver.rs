@@ -37,6 +37,7 @@ use crate::io::tracker;
 use crate::io::tracker::answers::{Answer, Answers};
 use crate::io::tracker::book::Book;
 use crate::io::tracker::probe::Probes;
+use crate::io::web_seeds::WebSeeds;
 use crate::view;
 use crate::web;
 
@@ -366,6 +367,7 @@ struct Driver {
     heartbeat: Heartbeat,
     heard: mpsc::Receiver<io::Event>,
     trackers: Trackers,
+    web_seeds: WebSeeds,
     peers: Peers,
     disk: Disk,
     cache: Cache,
@@ -440,6 +442,7 @@ impl Driver {
             heartbeat,
             heard,
             trackers: Trackers::new(runtime.clone(), place.listen_ip(), events.clone()),
+            web_seeds: WebSeeds::new(runtime.clone(), place.listen_ip(), events.clone()),
             peers,
             disk,
             cache,
@@ -640,13 +643,22 @@ impl Driver {
                 }
             }
             Output::Open { image, name, metainfo, complete, mode, seed_time } => {
+                if !complete {
+                    self.web_seeds.open(image, &metainfo);
+                }
                 self.disk.open(image, &name, metainfo, complete, mode, seed_time);
             }
             Output::Verify { image, piece } => self.disk.verify(image, piece),
             Output::Discard { image, piece } => self.disk.discard(image, piece),
             Output::Remember { image, mode, seed_time } => self.disk.remember(image, mode, seed_time),
-            Output::Finish { image } => self.disk.finish(image),
-            Output::CloseImage { image } => self.disk.close(image),
+            Output::Finish { image } => {
+                self.web_seeds.close(image);
+                self.disk.finish(image);
+            }
+            Output::CloseImage { image } => {
+                self.web_seeds.close(image);
+                self.disk.close(image);
+            }
             Output::SetAside { name } => {
                 self.in_cache("set aside", |cache| async move { cache.set_aside(&name).await });
             }

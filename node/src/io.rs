@@ -27,6 +27,7 @@ pub mod http;
 pub mod ownership;
 pub mod socket;
 pub mod tracker;
+pub mod web_seeds;
 
 #[cfg(test)]
 pub(crate) mod testing;

@@ -403,6 +403,8 @@ pub const ANNOUNCE_INTERVAL_TOLD_MIN: Duration = Duration::from_secs(5);
 pub const ANNOUNCE_INTERVAL_TOLD_MAX: Duration = Duration::from_secs(6 * 3600);
 /// The longest answer of somebody else's tracker: a thousand peers as dictionaries.
 pub const TRACKER_ANSWER_BYTES_MAX: usize = 256 * 1024;
+/// Web servers of one torrent that are asked; the rest of its list is not looked at.
+pub const WEB_SEEDS_PER_TORRENT_MAX: usize = 4;
 /// Trackers of one torrent that are asked; the rest of its list is not looked at.
 pub const TRACKERS_PER_TORRENT_MAX: usize = 32;
 /// Questions to trackers that wait for an answer at once: five hundred torrents at the start of a node are a queue.

@@ -144,6 +144,13 @@ pub enum Input {
         /// Where.
         addr: SocketAddr,
     },
+    /// A web server that the torrent of [`Output::Open`] names (BEP 19) can be spoken to like a peer.
+    WebSeed {
+        /// For this image.
+        image: ImageIndex,
+        /// An address of this machine, behind which it is.
+        addr: SocketAddr,
+    },
     /// A message without payload.
     Peer {
         /// The connection.

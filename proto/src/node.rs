@@ -168,6 +168,7 @@ impl Node {
                 self.tell_peer(now, conn, swarm::Input::PeerDown(conn));
                 self.set_conn(conn, None);
             }
+            Input::WebSeed { image, addr } => self.tell_image(now, image, swarm::Input::WebSeed(addr)),
             Input::PeerUnreachable { image, addr } => self.tell_image(now, image, swarm::Input::PeerUnreachable(addr)),
             Input::Opened { image, result } => self.tell_image(now, image, swarm::Input::Opened(result)),
             Input::Finished { image, result } => {

@@ -70,6 +70,8 @@ pub enum Input {
     Neighbours(Neighbours),
     /// Peers that a tracker of others named, which the image's torrent names.
     Strangers(Vec<SocketAddr>),
+    /// See [`io::Input::WebSeed`].
+    WebSeed(SocketAddr),
     /// See [`io::Input::PeerUp`].
     PeerUp {
         /// The connection.
@@ -307,6 +309,7 @@ impl Swarm {
             Input::Opened(result) => self.handle_opened(now, result),
             Input::Neighbours(neighbours) => self.handle_neighbours(now, &neighbours),
             Input::Strangers(addresses) => self.handle_strangers(now, addresses),
+            Input::WebSeed(addr) => self.contacts.add_web_server(now, addr),
             Input::PeerUp { conn, addr, handshake, outgoing } => self.peer_up(now, conn, addr, &handshake, outgoing),
             Input::PeerDown(conn) => {
                 if let Some(p) = self.peer_of(conn) {
@@ -543,7 +546,7 @@ impl Swarm {
         }
     }
 
-    /// Who misses pieces dials everybody. A whole copy waits to be asked by our own nodes, which hear of it at once,
+    /// Who misses pieces dials everybody, but web servers only for what nobody else has: many rooms share one. A whole copy waits to be asked by our own nodes, which hear of it at once,
     /// but dials strangers, which may not ask their tracker again for half an hour. Half of the connections stay free
     /// for who is not a stranger.
     fn dial(&mut self, now: Time) {
@@ -551,10 +554,15 @@ impl Swarm {
         if !(fetching || self.life.is_active() && self.contacts.has_strangers()) {
             return;
         }
+        let starving = self.is_starving();
         for _ in 0..CONTACTS_DIALLED_AT_ONCE {
             let peers = &self.peers;
             let room = peers.len() < PEERS_PER_IMAGE_MAX / 2;
-            let wanted = |source| if source == Source::Stranger { room } else { fetching };
+            let wanted = |source| match source {
+                Source::Mesh => fetching,
+                Source::Stranger => room,
+                Source::WebServer => starving,
+            };
             let connected = |addr| peers.iter().any(|p| p.listens == Some(addr));
             let Some(addr) = self.contacts.next(now, wanted, connected) else { break };
             let handshake = self.handshake();

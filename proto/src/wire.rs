@@ -10,3 +10,4 @@ pub mod metainfo;
 pub mod peer;
 pub mod tracker_client;
 pub mod udp_tracker;
+pub mod web_seed;

@@ -53,6 +53,7 @@ impl Lines {
             Input::PeerUp { .. }
             | Input::PeerDown { .. }
             | Input::PeerUnreachable { .. }
+            | Input::WebSeed { .. }
             | Input::Peer { .. }
             | Input::Block { .. }
             | Input::Sent { .. } => Kind::Peer,
@@ -127,6 +128,7 @@ impl Lines {
             }
             Input::PeerDown { conn: slot } => format!("{} down", conn(slot)),
             Input::PeerUnreachable { image, addr } => format!("cannot reach {} for {}", place(*addr), number(*image)),
+            Input::WebSeed { image, addr } => format!("a web seed of {} at {}", number(*image), place(*addr)),
             Input::Peer { conn: slot, message } => format!("{} {}", conn(slot), wire(message)),
             Input::Block { conn: slot, range } => format!("{} block {}", conn(slot), span(*range)),
             Input::Sent { conn: slot, block: sent } => format!("{} sent {}", conn(slot), block(*sent)),

@@ -32,3 +32,5 @@ mod tidy;
 mod torrents;
 /// The tracker of a node: what it remembers, whom it hands out, and what a crowd or a vandal can do to it.
 mod tracker;
+/// Web servers that have the image (BEP 19).
+mod web_seeds;

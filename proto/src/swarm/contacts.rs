@@ -6,11 +6,13 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::config::PEERS_PER_IMAGE_MAX;
+use crate::config::{PEERS_PER_IMAGE_MAX, WEB_SEEDS_PER_TORRENT_MAX};
 use crate::id::Time;
 
 /// How long the node that should not dial first waits for the other to do so.
 const COURTESY: Duration = Duration::from_secs(1);
+/// A web server is not dialled before the peers have had this long.
+const PEERS_FIRST: Duration = Duration::from_secs(3);
 /// After a failure; doubles with each.
 const RETRY: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(30);
@@ -24,6 +26,8 @@ pub(super) enum Source {
     Mesh,
     /// A tracker of others.
     Stranger,
+    /// The torrent itself: a web server (BEP 19), behind an address of this machine.
+    WebServer,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -63,9 +67,17 @@ impl Contacts {
         }
     }
 
-    /// Forgets all.
+    /// A web server of the torrent.
+    pub(super) fn add_web_server(&mut self, now: Time, addr: SocketAddr) {
+        if self.contacts.iter().filter(|c| c.source == Source::WebServer).count() < WEB_SEEDS_PER_TORRENT_MAX {
+            let (source, due) = (Source::WebServer, now + PEERS_FIRST);
+            self.contacts.push(Contact { addr, source, due, failures: 0, dialling: false });
+        }
+    }
+
+    /// Forgets whom trackers named.
     pub(super) fn clear(&mut self) {
-        self.contacts.clear();
+        self.contacts.retain(|c| c.source == Source::WebServer);
     }
 
     /// Whether trackers of others have named anybody.
@@ -96,10 +108,10 @@ impl Contacts {
         self.ended(now, addr, true);
     }
 
-    /// A stranger with whom nothing is to be done now: it is this node itself, or connected already, or this node is
-    /// whole and it has what it wanted.
+    /// A stranger or a web server with whom nothing is to be done now: it is this node itself, or connected already, or
+    /// refused, or this node is whole and it has what it wanted.
     pub(super) fn useless(&mut self, now: Time, addr: SocketAddr) {
-        if let Some(c) = self.contacts.iter_mut().find(|c| c.addr == addr && c.source == Source::Stranger) {
+        if let Some(c) = self.contacts.iter_mut().find(|c| c.addr == addr && c.source != Source::Mesh) {
             c.due = now + USELESS;
         }
     }
@@ -124,6 +136,22 @@ mod tests {
     /// Whom it would dial now, in order.
     fn dialled(contacts: &mut Contacts, now: Time, wanted: impl Fn(Source) -> bool) -> Vec<SocketAddr> {
         std::iter::from_fn(|| contacts.next(now, &wanted, |_| false)).collect()
+    }
+
+    #[test]
+    fn a_web_server_comes_after_the_peers_and_outlives_what_trackers_say() {
+        let mut contacts = Contacts::default();
+        let now = Time(0);
+        contacts.add_web_server(now, addr(1));
+        contacts.replace(now, Source::Stranger, [(addr(2), false)].into_iter());
+        contacts.replace(now, Source::Mesh, [(addr(3), false)].into_iter());
+        let due = |contacts: &Contacts, at| dialled(&mut contacts.clone(), at, |_| true);
+        assert!(!due(&contacts, now).contains(&addr(1)));
+        assert!(due(&contacts, now + PEERS_FIRST).contains(&addr(1)));
+        contacts.clear();
+        assert_eq!(due(&contacts, now + PEERS_FIRST), [addr(1)]);
+        (2..9).for_each(|n| contacts.add_web_server(now, addr(n)));
+        assert_eq!(due(&contacts, now + PEERS_FIRST).len(), WEB_SEEDS_PER_TORRENT_MAX);
     }
 
     #[test]

@@ -362,7 +362,7 @@ fn a_second_taker_gets_its_share_of_the_source() {
 }
 
 /// One swarm with its file open, and whom it dials.
-struct Alone(Swarm);
+struct Alone(Swarm, Time);
 
 impl Alone {
     fn new(metainfo: Arc<Metainfo>, whole: bool) -> Self {
@@ -383,14 +383,30 @@ impl Alone {
             block_bytes: LARGE_BLOCK_BYTES,
             seed: 1,
         };
-        let mut alone = Self(Swarm::new(Time(0), start));
+        let mut alone = Self(Swarm::new(Time(0), start), Time(0));
         let here = if whole { Bitfield::full(pieces) } else { Bitfield::empty(pieces) };
         alone.dials(Input::Opened(Ok(here)));
         alone
     }
 
     fn dials(&mut self, input: Input) -> Vec<SocketAddr> {
-        self.0.handle_input(Time(0), input);
+        self.0.handle_input(self.1, input);
+        self.dialled()
+    }
+
+    /// Whom it dials until then if nothing happens.
+    fn dials_until(&mut self, end: Time) -> Vec<SocketAddr> {
+        let mut dialled = Vec::new();
+        while let Some(at) = self.0.poll_timeout().map(|(at, _)| at).filter(|at| *at <= end) {
+            self.1 = self.1.max(at);
+            self.0.handle_timeout(self.1);
+            dialled.extend(self.dialled());
+        }
+        self.1 = end;
+        dialled
+    }
+
+    fn dialled(&mut self) -> Vec<SocketAddr> {
         let dial = |output| match output {
             Output::Border(io::Output::DialPeer { addr, .. }) => Some(addr),
             _ => None,
@@ -433,4 +449,21 @@ fn of_a_private_torrent_only_nodes_and_peers_of_its_own_tracker_are_dialled() {
     let neighbours = fetching.neighbours();
     assert_eq!(fetching.dials(neighbours), [addr(1)]);
     assert_eq!(fetching.dials(Input::Strangers(vec![addr(3)])), [addr(3)]);
+}
+
+#[test]
+fn a_web_server_is_dialled_only_for_what_no_peer_has() {
+    let metainfo = crate::testing::metainfo(MIB, 65_536);
+    let mut fetching = Alone::new(Arc::clone(&metainfo), false);
+    assert!(fetching.dials(Input::WebSeed(addr(9))).is_empty(), "peers come first");
+    assert_eq!(fetching.dials_until(Time(5_000_000_000)), [addr(9)]);
+    let mut served = Alone::new(metainfo, false);
+    served.dials(Input::Strangers(vec![addr(1)]));
+    let handshake = Handshake { info_hash: served.0.info_hash(), peer_id: PeerId([1; 20]), fast: true, extended: true };
+    served.dials(Input::PeerUp { conn: ConnId(0), addr: addr(1), handshake, outgoing: true });
+    served.dials(Input::Peer(ConnId(0), Message::HaveAll));
+    served.dials(Input::WebSeed(addr(9)));
+    assert!(served.dials_until(Time(5_000_000_000)).is_empty());
+    served.dials(Input::PeerDown(ConnId(0)));
+    assert!(served.dials_until(Time(6_000_000_000)).contains(&addr(9)));
 }

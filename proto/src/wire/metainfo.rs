@@ -211,6 +211,12 @@ impl Metainfo {
         self.others.insert(b"creation date".to_vec(), format!("i{seconds}e").into_bytes());
     }
 
+    /// Its web seeds (BEP 19, `url-list`), unchecked.
+    pub fn web_seeds(&self) -> Vec<String> {
+        let list = self.others.get(&b"url-list"[..]).and_then(|raw| bencode::decode(raw, KeyOrder::Any).ok());
+        list.map(|list| survey::urls(&list)).unwrap_or_default()
+    }
+
     /// Sets its web seeds (BEP 19, `url-list`).
     pub fn set_web_seeds(&mut self, urls: &[String]) {
         let mut list = Vec::new();
@@ -490,6 +496,7 @@ mod tests {
         assert_eq!(again.info_hash(), metainfo.info_hash());
         assert_eq!(again.others[&b"creation date"[..]], b"i1700000000e");
         assert_eq!(again.others[&b"url-list"[..]], b"l14:http://w/x.imge");
+        assert_eq!(again.web_seeds(), ["http://w/x.img"]);
     }
 
     #[test]

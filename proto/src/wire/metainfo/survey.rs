@@ -112,9 +112,13 @@ fn text(dict: &BencodeRef<'_>, key: &str) -> Option<String> {
 
 /// `url-list`: one address or a list (BEP 19).
 fn web_seeds(root: &BencodeRef<'_>) -> Vec<String> {
-    let Some(value) = lookup(root, "url-list") else { return Vec::new() };
+    lookup(root, "url-list").map(urls).unwrap_or_default()
+}
+
+/// The addresses in a `url-list`.
+pub(super) fn urls(list: &BencodeRef<'_>) -> Vec<String> {
     let url = |value: &BencodeRef<'_>| value.str().filter(|url| !url.is_empty()).map(str::to_owned);
-    value.list().map_or_else(|| url(value).into_iter().collect(), |urls| urls.into_iter().filter_map(url).collect())
+    list.list().map_or_else(|| url(list).into_iter().collect(), |urls| urls.into_iter().filter_map(url).collect())
 }
 
 /// `length`, `files` of v1, or the `file tree` of v2; and whether it is a folder.
