@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use labmesh_proto::config::{Mode, NUMWANT_MAX, RateLimit, RateLimits, SeedTime, TrackerConfig, Weight};
+use labmesh_proto::config::{Mode, NUMWANT_MAX, RateLimit, SeedTime, TrackerConfig, Weight};
 use serde::Deserialize;
 
 pub mod schedule;
@@ -608,8 +608,7 @@ impl Config {
             values::check_interface(interface)?;
         }
         let (tracker, tracker_policy) = check_tracker(&s)?;
-        let mode = s.file_mode.expect(WHY).0;
-        let ownership = Ownership::new(s.file_owner.as_deref(), s.file_group.as_deref(), mode)
+        let ownership = Ownership::new(s.file_owner.as_deref(), s.file_group.as_deref(), s.file_mode.expect(WHY).0)
             .context("file_owner and file_group")?;
         let absolute = |path: PathBuf| std::path::absolute(&path).with_context(|| format!("bad path {path:?}"));
         let cache = s.cache.map_or_else(|| data_folder("images"), Ok)?;
@@ -633,10 +632,7 @@ impl Config {
             any_port: false,
             mode: s.mode.expect(WHY),
             seed_time: s.seed_time,
-            schedule: Schedule::new(
-                RateLimits { upload: s.upload_limit.expect(WHY), download: s.download_limit.expect(WHY) },
-                s.limits.unwrap_or_default(),
-            ),
+            schedule: Schedule::new(s.upload_limit.expect(WHY), s.download_limit.expect(WHY), s.limits),
             rescan_interval,
             tracker,
             tracker_policy,

@@ -21,9 +21,9 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// `plain` outside all of the entries.
-    pub fn new(plain: RateLimits, entries: Vec<Entry>) -> Self {
-        Self { plain, entries }
+    /// The two plain limits, and the entries if there are any.
+    pub fn new(upload: RateLimit, download: RateLimit, entries: Option<Vec<Entry>>) -> Self {
+        Self { plain: RateLimits { upload, download }, entries: entries.unwrap_or_default() }
     }
 
     /// Whether the limits are the same at all times.
@@ -174,7 +174,7 @@ mod tests {
 
     fn schedule(entries: &str) -> Schedule {
         let file: File = toml::from_str(entries).unwrap();
-        Schedule::new(RateLimits { upload: limit(9_000_000), download: RateLimit::NONE }, file.limits)
+        Schedule::new(limit(9_000_000), RateLimit::NONE, Some(file.limits))
     }
 
     /// In a week whose 2nd is a Monday.
