@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::command::{
-    add, config, demo, get, inspect, ls, master, mode, rescan, rm, run, start, status, stop, torrent,
+    add, config, demo, get, inspect, limit, ls, master, mode, rescan, rm, run, start, status, stop, torrent,
 };
 use crate::config::Settings;
 use crate::progress::Out;
@@ -55,6 +55,8 @@ pub enum Command {
     Status(status::Status),
     /// Change the mode of a transfer: leecher, peer or seeder
     Mode(mode::Mode),
+    /// Show or change how fast this node may send and receive
+    Limit(limit::Limit),
     /// Leave an image's swarm and stay out, over restarts too
     Stop(stop::Stop),
     /// Undo `stop`
@@ -130,6 +132,7 @@ fn dispatch(command: Command, context: Context) -> anyhow::Result<()> {
             Command::Ls(c) => c.run(context).await,
             Command::Status(c) => c.run(context).await,
             Command::Mode(c) => c.run(context).await,
+            Command::Limit(c) => c.run(context).await,
             Command::Stop(c) => c.run(context).await,
             Command::Start(c) => c.run(context).await,
             Command::Rm(c) => c.run(context).await,
@@ -191,6 +194,9 @@ mod tests {
             &["run", "--bind", "10.0.0.1", "--interface", "eth0"],
             &["get", "x", "--mode", "giver"],
             &["mode", "x"],
+            &["limit", "--up", "fast"],
+            &["limit", "--down", "1"],
+            &["run", "--upload-limit", "1 KiB"],
             &["add", "x", "--move", "--copy"],
             &["master", "--claim", "--release"],
             &["torrent"],
@@ -206,7 +212,9 @@ mod tests {
 
     #[test]
     fn commands_without_a_node_exit_with_4() {
-        for words in [&["ls"][..], &["status"], &["stop", "x"], &["rescan"], &["master"], &["mode", "x", "peer"]] {
+        for words in
+            [&["ls"][..], &["status"], &["stop", "x"], &["rescan"], &["master"], &["mode", "x", "peer"], &["limit"]]
+        {
             let mut all = words.to_vec();
             all.extend(["--socket", "/nonexistent/labmesh.sock"]);
             exits(&all, 4);

@@ -26,6 +26,7 @@ pub mod config;
 pub mod demo;
 pub mod get;
 pub mod inspect;
+pub mod limit;
 pub mod ls;
 pub mod master;
 pub mod mode;

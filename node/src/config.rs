@@ -11,12 +11,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use labmesh_proto::config::{Mode, NUMWANT_MAX, SeedTime, TrackerConfig, Weight};
+use labmesh_proto::config::{Mode, NUMWANT_MAX, RateLimit, SeedTime, TrackerConfig, Weight};
 use serde::Deserialize;
 
+pub mod schedule;
 pub mod values;
 
 use crate::io::ownership::Ownership;
+use schedule::Schedule;
 use values::{Extension, FileMode, Join, Label, MeshKey, one, read, several};
 
 use crate::io::tracker::{Policy, ScrapeAllowed};
@@ -143,6 +145,25 @@ pub struct Settings {
     #[arg(long, env = "LABMESH_SEED_TIME", hide_env_values = true, value_name = "T", value_parser = read::<SeedTime>)]
     #[serde(deserialize_with = "one")]
     pub seed_time: Option<SeedTime>,
+    /// The most that this node sends to peers, in bytes a second; 0 = no limit.
+    ///
+    /// Over all images and peers, of labmesh and others. At least 16 KiB. `labmesh limit` changes it while the node runs.
+    #[arg(
+        long, env = "LABMESH_UPLOAD_LIMIT", hide_env_values = true,
+        value_name = "RATE", value_parser = read::<RateLimit>
+    )]
+    #[serde(deserialize_with = "one")]
+    pub upload_limit: Option<RateLimit>,
+    /// The most that it fetches from them, in bytes a second; 0 = no limit.
+    #[arg(
+        long, env = "LABMESH_DOWNLOAD_LIMIT", hide_env_values = true,
+        value_name = "RATE", value_parser = read::<RateLimit>
+    )]
+    #[serde(deserialize_with = "one")]
+    pub download_limit: Option<RateLimit>,
+    /// Other limits at certain hours; see [`LIMITS_COMMENT`].
+    #[arg(skip)]
+    pub limits: Option<Vec<schedule::Entry>>,
     /// How often the image folders are read again.
     ///
     /// For file systems that do not tell of changes. At least 1s.
@@ -305,6 +326,13 @@ const DEFAULTS: &[(&str, &str, bool)] = &[
     ("control_port", "6970", true),
     ("mode", r#""peer""#, true),
     ("seed_time", r#""60s""#, false),
+    ("upload_limit", "0", true),
+    ("download_limit", "0", true),
+    (
+        "limits",
+        r#"[{ days = ["mon-fri"], from = "08:00", to = "14:00", upload = "1 MiB", download = "2 MiB" }]"#,
+        false,
+    ),
     ("rescan_interval", r#""60s""#, true),
     ("open_tracker", "false", true),
     ("reannounce_interval", r#""30s""#, true),
@@ -385,6 +413,9 @@ impl Settings {
             control_port: self.control_port.or(below.control_port),
             mode: self.mode.or(below.mode),
             seed_time: self.seed_time.or(below.seed_time),
+            upload_limit: self.upload_limit.or(below.upload_limit),
+            download_limit: self.download_limit.or(below.download_limit),
+            limits: self.limits.or(below.limits),
             rescan_interval: self.rescan_interval.or(below.rescan_interval),
             open_tracker: self.open_tracker.or(below.open_tracker),
             reannounce_interval: self.reannounce_interval.or(below.reannounce_interval),
@@ -428,9 +459,10 @@ pub fn printed_default() -> String {
     );
     for (key, value, active) in DEFAULTS {
         let documented = command.get_arguments().find(|arg| arg.get_id() == key);
-        let comment = documented
-            .and_then(|arg| arg.get_long_help().or_else(|| arg.get_help()))
-            .map_or_else(|| SOCKET_COMMENT.to_owned(), ToString::to_string);
+        let comment = documented.and_then(|arg| arg.get_long_help().or_else(|| arg.get_help())).map_or_else(
+            || if *key == "limits" { LIMITS_COMMENT } else { SOCKET_COMMENT }.to_owned(),
+            ToString::to_string,
+        );
         text.push('\n');
         for line in wrapped(&format!("{}.", comment.trim_end_matches('.')), 98) {
             text.push_str(&format!("# {line}\n"));
@@ -443,6 +475,11 @@ pub fn printed_default() -> String {
 /// `socket` is a flag of every command, so its comment is not among those of the node's flags.
 const SOCKET_COMMENT: &str = "The local socket that commands use. Without this key: /run/labmesh/control.sock, or \
     $XDG_RUNTIME_DIR/labmesh.sock for a node that does not run as root.";
+
+/// A list of tables is no flag.
+const LIMITS_COMMENT: &str = "Other limits at certain hours of this machine's clock, such as lessons. The first entry \
+    that fits holds; the two keys above outside, and for what an entry leaves out. Days: mon, tue, wed, thu, fri, sat, \
+    sun or several such as mon-fri, all if left out. From 22:00 to 06:00 is over midnight.";
 
 /// Breaks a text at spaces into lines of at most `width` characters, if no word is longer.
 pub fn wrapped(text: &str, width: usize) -> Vec<String> {
@@ -498,6 +535,8 @@ pub struct Config {
     pub mode: Mode,
     /// The seed time of a `get` that names none; `None` = what its mode says.
     pub seed_time: Option<SeedTime>,
+    /// How fast payload may go, and when.
+    pub schedule: Schedule,
     /// How often folders are read again.
     pub rescan_interval: Duration,
     /// What the tracker tells clients and takes from them.
@@ -576,8 +615,7 @@ impl Config {
             values::check_interface(interface)?;
         }
         let (tracker, tracker_policy) = check_tracker(&s)?;
-        let mode = s.file_mode.expect(WHY).0;
-        let ownership = Ownership::new(s.file_owner.as_deref(), s.file_group.as_deref(), mode)
+        let ownership = Ownership::new(s.file_owner.as_deref(), s.file_group.as_deref(), s.file_mode.expect(WHY).0)
             .context("file_owner and file_group")?;
         let absolute = |path: PathBuf| std::path::absolute(&path).with_context(|| format!("bad path {path:?}"));
         let cache = s.cache.map_or_else(|| data_folder("images"), Ok)?;
@@ -601,6 +639,7 @@ impl Config {
             any_port: false,
             mode: s.mode.expect(WHY),
             seed_time: s.seed_time,
+            schedule: Schedule::new(s.upload_limit.expect(WHY), s.download_limit.expect(WHY), s.limits),
             rescan_interval,
             tracker,
             tracker_policy,
@@ -727,7 +766,7 @@ mod tests {
         });
         let settings: Settings = toml::from_str(&all).unwrap();
         assert_eq!(settings.key.as_deref(), Some(Path::new("/etc/labmesh/mesh.key")));
-        assert_eq!(DEFAULTS.len(), 39, "every key of Settings has a line in the printed default");
+        assert_eq!(DEFAULTS.len(), 42, "every key of Settings has a line in the printed default");
     }
 
     #[test]
@@ -765,6 +804,9 @@ mod tests {
         refused("bind = \"10.0.0.1\"\ninterface = \"eth0\"", &["both set"]);
         refused("piece_buffer = \"1 MiB\"", &["at least 64 MiB"]);
         refused("socket_mode = \"0999\"", &["octal"]);
+        refused("\nupload_limit = \"fast\"", &["line 2, column 16", "no such limit: \"fast\"", "2MiB"]);
+        refused("download_limit = 500", &["line 1, column 18", "500 B a second is too low (at least 16.0 KiB)"]);
+        refused("download_limit = -1", &["no such limit: \"-1\""]);
         refused("file_owner = \"nobody here\"", &["no user \"nobody here\""]);
         refused("reannounce_interval = 0", &["must be 1s to 1day"]);
         refused("timeout_downloaders_interval = 30", &["at least twice reannounce_interval (30s)"]);
@@ -774,6 +816,37 @@ mod tests {
         refused("scrape_allowed = \"all\"", &["none, specific or full"]);
         refused("trusted_proxy = [\"proxy.lab\"]", &["no such IP address"]);
         refused("register_token = \"/nonexistent/token\"", &["/nonexistent/token"]);
+    }
+
+    #[test]
+    fn a_bad_entry_of_limits_is_refused_with_its_place() {
+        let lessons = |line: &str| format!("[[limits]]\nupload = \"1 MiB\"\n{line}\n");
+        refused(&lessons("days = [\"mon\", \"noday\"]"), &["line 3, column 16", "no such day: \"noday\""]);
+        refused(&lessons("days = [\"mon-\"]"), &["line 3, column 9", "no such day: \"mon-\""]);
+        refused(&lessons("days = []"), &["line 1, column 1", "has no days"]);
+        refused(&lessons("days = \"mon\""), &["line 3, column 8"]);
+        for bad in ["8", "08:0", "8:60", "24:01", ":30", "+8:00", "08:00:00", ""] {
+            refused(&lessons(&format!("from = \"{bad}\"")), &["line 3, column 8", "no such time of day", bad]);
+        }
+        refused(&lessons("from = \"08:00\"\nto = \"08:00\""), &["line 1, column 1", "from 08:00 to 08:00"]);
+        refused(&lessons("from = \"24:00\""), &["from 24:00 to 24:00"]);
+        refused(&lessons("download = \"1 KiB\""), &["line 3, column 12", "too low"]);
+        refused(&lessons("until = \"08:00\""), &["line 3, column 1", "until", "`from`"]);
+        refused("[[limits]]\nfrom = \"08:00\"", &["line 1, column 1", "says upload, download or both"]);
+        refused("limits = 3", &["line 1, column 10"]);
+    }
+
+    #[test]
+    fn limits_are_merged_and_hold_outside_their_entries() {
+        let said = Settings { upload_limit: Some(RateLimit::try_from(100_000).unwrap()), ..Settings::default() };
+        let file = "upload_limit = \"1MiB\"\ndownload_limit = \"2MiB\"\n[[limits]]\nto = \"12:00\"\nupload = 0";
+        let schedule = resolved(file, said).schedule;
+        let at = |hour: i8| {
+            let (entry, limits) = schedule.at(jiff::civil::date(2026, 11, 27).at(hour, 0, 0, 0));
+            (entry, limits.upload.per_second(), limits.download.per_second())
+        };
+        assert_eq!([at(11), at(12)], [(Some(0), None, Some(2 << 20)), (None, Some(100_000), Some(2 << 20))]);
+        assert_eq!(resolved("", Settings::default()).schedule, Schedule::default());
     }
 
     #[test]

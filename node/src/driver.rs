@@ -20,6 +20,7 @@ use labmesh_proto::wire::http_tracker::{Announce, Scraped};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::config::Config;
+use crate::config::schedule::Schedule;
 use crate::io;
 use crate::io::announcer::Trackers;
 use crate::io::buffers::{Buffer, Buffers};
@@ -38,6 +39,7 @@ use crate::io::tracker::answers::{Answer, Answers};
 use crate::io::tracker::book::Book;
 use crate::io::tracker::probe::Probes;
 use crate::io::web_seeds::WebSeeds;
+use crate::view;
 use crate::web;
 
 /// What the parts have reported and the loop has not taken yet; a part that outruns the loop waits.
@@ -56,6 +58,8 @@ const READERS_BEHIND_MAX: usize = 1024;
 const STATUS_AGE: Duration = Duration::from_millis(200);
 /// How often the machine's address is looked at.
 const ADDRESS_EVERY: Duration = Duration::from_secs(5);
+/// How often the schedule of the limits is held against the local time.
+const SCHEDULE_EVERY: Duration = Duration::from_secs(5);
 /// The loop's thread goes before those that hash and copy: it needs little, and a heartbeat that waits for a core is
 /// an election. Only root may ask for it.
 const NICE: i32 = -10;
@@ -200,7 +204,11 @@ pub async fn run(
     let commands = socket::Node { handle: handle.clone(), cache: cache.clone(), mesh: config.mesh.as_str().into() };
     let commands = tokio::spawn(socket::serve(listener, commands));
 
+    let (entry, limits) = config.schedule.at(local_time());
+    let schedule = tokio::spawn(follow(config.schedule.clone(), entry, handle.clone()));
+
     let setup = Setup {
+        limits,
         ports: Ports { peer: peers.local_port(), http: pages.addr.port() },
         mesh,
         host,
@@ -237,6 +245,7 @@ pub async fn run(
         result = &mut finish => result,
     };
     commands.abort();
+    schedule.abort();
     drop(ended);
     pages.ended().await;
     result.context("the driver ended in an unexpected way")?
@@ -306,6 +315,8 @@ struct Ports {
 
 /// What the loop takes over from [`run`].
 struct Setup {
+    /// Those of the schedule for now.
+    limits: proto::RateLimits,
     ports: Ports,
     mesh: MeshKey,
     /// The mesh's host name.
@@ -386,7 +397,8 @@ struct Driver {
 
 impl Driver {
     fn start(config: Config, setup: Setup) -> anyhow::Result<Self> {
-        let Setup { ports, mesh, host, place, identity, peers, cache, disk, book, events, broadcast, runtime } = setup;
+        let Setup { limits, ports, mesh, host, place, identity, peers, cache, disk, book, events, broadcast, runtime } =
+            setup;
         let (beats, heard) = mpsc::channel(BEATS_MAX);
         let (control, heartbeat) = bind_control(&config, &place, &identity, &mesh, &beats)?;
         let control_port = control.local_addr().port();
@@ -424,6 +436,7 @@ impl Driver {
         };
         let mut node = Node::new(now(), node, identity.epoch());
         node.handle_input(now(), Input::Saved(book.load().context("cannot read what the tracker counted")?));
+        node.handle_input(now(), Input::Limits(limits));
         let probes = Probes::new(PeerId::of_node(&identity.node_id()), runtime.clone(), events.clone());
         let joins = config.join.iter().map(|join| Input::Found { node: join.node, addr: join.addr });
         joins.for_each(|found| node.handle_input(now(), found));
@@ -705,6 +718,7 @@ impl Driver {
                 tracing::info!(image = name, ?state, detail = detail.as_deref().unwrap_or(""), "transfer");
             }
             Event::PeerRefused { addr, reason } => tracing::info!(%addr, reason, "peer refused"),
+            Event::Limits(limits) => tracing::info!("{}", view::limits(limits)),
         }
         // Nobody may be listening.
         let _ = self.broadcast.send(event);
@@ -760,6 +774,25 @@ fn bind_control(
 
 fn own_address(place: &Place) -> Option<IpAddr> {
     place.interfaces().first().map(|interface| IpAddr::V4(interface.ip))
+}
+
+/// Tells the node its limits whenever another entry of the schedule holds; `told` is the one that it knows. The local
+/// time may jump and the machine may sleep, so it is looked at again and again. Not by the loop, since whoever asks for
+/// the local time may read the file of its rules.
+async fn follow(schedule: Schedule, mut told: Option<usize>, node: Handle) {
+    while !schedule.is_constant() {
+        tokio::time::sleep(SCHEDULE_EVERY).await;
+        let (entry, limits) = schedule.at(local_time());
+        if entry != told && node.input(Input::Limits(limits)).await.is_err() {
+            return;
+        }
+        told = entry;
+    }
+}
+
+/// What the clock on the wall shows.
+fn local_time() -> jiff::civil::DateTime {
+    jiff::ZonedDateTime::now().datetime()
 }
 
 /// The moment, by a clock that goes on while the machine is suspended.

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use labmesh_proto::config::Mode;
+use labmesh_proto::config::{Mode, RateLimit, RateLimits};
 use labmesh_proto::error::DiskError;
 use labmesh_proto::io::Refusal;
 use labmesh_proto::node::{self, Role};
@@ -515,6 +515,14 @@ impl Image {
 /// Bytes for people: `20.0 GB`.
 pub fn size(bytes: u64) -> String {
     ByteSize(bytes).display().si().to_string()
+}
+
+/// How fast payload may go, for people.
+pub fn limits(limits: &RateLimits) -> String {
+    let one = |limit: RateLimit| {
+        limit.per_second().map_or_else(|| "unlimited".to_owned(), |rate| format!("at most {}/s", binary_size(rate)))
+    };
+    format!("upload {}, download {}", one(limits.upload), one(limits.download))
 }
 
 /// Bytes in the binary units that pieces are cut in: `256 KiB`.

@@ -135,7 +135,9 @@ impl Site {
         let metainfo = match reply {
             Reply::Torrent(metainfo) => metainfo,
             Reply::Refused(Refusal::NoTorrent(_)) => return Err(Unanswered::Late),
-            Reply::Refused(_) | Reply::Started(_) | Reply::Done | Reply::AlreadyHere(_) => return Ok(not_here()),
+            Reply::Refused(_) | Reply::Started(_) | Reply::Done | Reply::AlreadyHere(_) | Reply::Limits(_) => {
+                return Ok(not_here());
+            }
         };
         let name = status.images.iter().find(|i| i.info_hash == image).map_or(metainfo.name(), |i| &i.name);
         let tiers = tiers(&status.trackers, &self.mesh.host, reached_at.0);

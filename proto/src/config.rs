@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::num::NonZeroU64;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -144,6 +145,74 @@ impl TryFrom<u8> for Weight {
 impl From<Weight> for u8 {
     fn from(w: Weight) -> Self {
         w.0
+    }
+}
+
+/// The way that payload goes, seen from this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// To peers.
+    Up,
+    /// From peers.
+    Down,
+}
+
+/// The most payload bytes a second that go one way, over all images and peers of a node; or no limit. As a number 0 is
+/// no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "u64", into = "u64")]
+pub struct RateLimit(Option<NonZeroU64>);
+
+impl RateLimit {
+    /// As much as goes.
+    pub const NONE: Self = Self(None);
+
+    /// Bytes a second, if there is a limit.
+    pub fn per_second(self) -> Option<u64> {
+        self.0.map(NonZeroU64::get)
+    }
+
+    /// Bytes that one image is allowed at a time, if there is a limit: whole cells of [`BLOCK_BYTES`].
+    pub fn share(self) -> Option<u64> {
+        let cell = u64::from(BLOCK_BYTES);
+        self.per_second().map(|rate| (rate / RATE_LIMIT_SHARES / cell * cell).max(cell))
+    }
+}
+
+/// A rate that is no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+#[error("a limit is 0 (none) or at least {RATE_LIMIT_MIN} bytes a second, not {0}")]
+pub struct BadRateLimit(pub u64);
+
+impl TryFrom<u64> for RateLimit {
+    type Error = BadRateLimit;
+    fn try_from(n: u64) -> Result<Self, BadRateLimit> {
+        if n == 0 || n >= RATE_LIMIT_MIN { Ok(Self(NonZeroU64::new(n))) } else { Err(BadRateLimit(n)) }
+    }
+}
+
+impl From<RateLimit> for u64 {
+    fn from(limit: RateLimit) -> Self {
+        limit.per_second().unwrap_or(0)
+    }
+}
+
+/// How fast payload may go. What nodes say to each other, trackers and pages do not count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct RateLimits {
+    /// To peers.
+    pub upload: RateLimit,
+    /// From peers.
+    pub download: RateLimit,
+}
+
+impl RateLimits {
+    /// That of one way.
+    pub fn of(&self, direction: Direction) -> RateLimit {
+        match direction {
+            Direction::Up => self.upload,
+            Direction::Down => self.download,
+        }
     }
 }
 
@@ -385,6 +454,13 @@ pub const PIECE_BYTES_MIN: u32 = 16 * 1024;
 /// See [`PIECE_BYTES_MIN`].
 pub const PIECE_BYTES_MAX: u32 = 64 * 1024 * 1024;
 
+/// The lowest limit of a rate: one block a second, so that a peer is not taken for dead between two.
+pub const RATE_LIMIT_MIN: u64 = BLOCK_BYTES as u64;
+/// A limited node's images take turns in so many shares a second: smooth for the eye, and few wake-ups.
+pub const RATE_LIMIT_SHARES: u64 = 32;
+/// What a limited node has not used for this long it may make up for: more than its timers are late.
+pub const RATE_LIMIT_BURST: Duration = Duration::from_millis(125);
+
 /// Pieces that one peer may have suggested and we remember (BEP 6).
 pub const SUGGESTIONS_MAX: usize = 16;
 
@@ -409,6 +485,19 @@ mod tests {
         }
         for bad in ["", "-1", "1.5h", "10 m", "soon", "99999999999", "s", "5é"] {
             assert_eq!(bad.parse::<SeedTime>(), Err(BadSeedTime(bad.to_owned())));
+        }
+    }
+
+    #[test]
+    fn a_limit_is_none_or_a_block_a_second_and_more() {
+        let share = |n| RateLimit::try_from(n).map(RateLimit::share);
+        assert_eq!(RateLimit::try_from(0), Ok(RateLimit::NONE));
+        assert_eq!(share(0), Ok(None));
+        assert_eq!(share(16 * 1024), Ok(Some(16 * 1024)));
+        assert_eq!(share(2 << 20), Ok(Some(64 * 1024)));
+        assert_eq!(share(2_000_000), Ok(Some(48 * 1024)), "whole blocks");
+        for bad in [1, 500, 16 * 1024 - 1] {
+            assert_eq!(RateLimit::try_from(bad), Err(BadRateLimit(bad)));
         }
     }
 

@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use crate::announcer::{Answer, Request};
 use crate::bitfield::Bitfield;
-use crate::config::{Mode, SeedTime};
+use crate::config::{Mode, RateLimit, RateLimits, SeedTime};
 use crate::error::{CloseReason, DiskError};
 use crate::id::{Block, ConnId, Epoch, ImageIndex, InfoHash, NodeId, PieceIndex, RequestId};
 use crate::wire::control::{self, Beat, BookReplica, RegisteredName};
@@ -261,6 +261,8 @@ pub enum Input {
     },
     /// The program is asked to end: say goodbye.
     Shutdown,
+    /// How fast payload may go from now on: at the start, and when the schedule says something else.
+    Limits(RateLimits),
 }
 
 /// What a person asks of a running node.
@@ -311,6 +313,14 @@ pub enum Command {
     ClaimMaster,
     /// Stop being master.
     ReleaseMaster,
+    /// Change how fast payload may go, until the schedule or a person says something else; answered by
+    /// [`Reply::Limits`].
+    Limit {
+        /// To peers; `None` = as it is.
+        upload: Option<RateLimit>,
+        /// From peers; `None` = as it is.
+        download: Option<RateLimit>,
+    },
 }
 
 /// What a command led to.
@@ -326,6 +336,8 @@ pub enum Reply {
     Torrent(Arc<Metainfo>),
     /// It cannot be done.
     Refused(Refusal),
+    /// The limits in force now.
+    Limits(RateLimits),
 }
 
 /// Why a command cannot be done, in words for the person.
@@ -659,4 +671,6 @@ pub enum Event {
         /// Why.
         reason: String,
     },
+    /// Payload may go this fast from now on.
+    Limits(RateLimits),
 }

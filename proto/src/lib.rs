@@ -21,6 +21,7 @@ pub mod board;
 pub mod catalogue;
 pub mod discovery;
 pub mod election;
+pub mod limiter;
 pub mod lsd;
 pub mod neighbours;
 pub mod roster;

@@ -13,12 +13,13 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use crate::announcer::Announcer;
 use crate::board::{self, Board};
 use crate::catalogue::{self, Catalogue};
-use crate::config::{Config, Mode, SeedTime};
+use crate::config::{Config, Mode, RateLimits, SeedTime};
 use crate::discovery::Discovery;
 use crate::election::Election;
 use crate::error::{CloseReason, PeerMisbehaved};
 use crate::id::{ConnId, Epoch, ImageIndex, InfoHash, PeerId, RequestId, Time};
 use crate::io::{Event, Input, Output};
+use crate::limiter::{self, Limiter};
 use crate::lsd::Lsd;
 use crate::roster::{self, Roster};
 use crate::swarm::{self, Swarm};
@@ -68,6 +69,7 @@ pub struct Node {
     lsd: Lsd,
     torrents: Torrents,
     board: Board,
+    limiter: Limiter,
 
     /// By `ImageIndex`; a withdrawn image leaves a gap that the next one takes.
     swarms: Vec<Option<Swarm>>,
@@ -111,6 +113,7 @@ impl Node {
             lsd: Lsd::new(config.peer_port, config.local_discovery.clone()),
             torrents: Torrents::default(),
             board: Board::new(now, me),
+            limiter: Limiter::default(),
             swarms: Vec::new(),
             by_hash: BTreeMap::new(),
             conns: Vec::new(),
@@ -195,6 +198,7 @@ impl Node {
                 }
             }
             Input::Command { id, command } => self.command(now, id, command),
+            Input::Limits(limits) => self.limit(now, limits),
             mesh => self.handle_mesh(now, mesh),
         }
     }
@@ -225,6 +229,9 @@ impl Node {
         }
         if due(self.torrents.poll_timeout()) {
             self.torrents.handle_timeout(now);
+        }
+        if due(self.limiter.poll_timeout()) {
+            self.limiter.handle_timeout(now);
         }
         if due(self.board.poll_timeout()) {
             let (reports, master) = (self.reports(now), self.is_ruling());
@@ -266,6 +273,7 @@ impl Node {
             self.lsd.poll_timeout(),
             self.torrents.poll_timeout(),
             self.board.poll_timeout(),
+            self.limiter.poll_timeout(),
             self.passed_on_timeout(),
             self.early.front().map(|early| (early.until(), "command waits for the catalogue")),
         ];
@@ -311,6 +319,7 @@ impl Node {
             stopped,
             master: self.is_ruling(),
             buffer_bytes: self.config.piece_buffer_bytes,
+            limits: self.limiter.limits(),
             block_bytes: self.config.block_bytes,
             exchange: self.config.peer_exchange,
             seed: self.rng.next_u64(),
@@ -329,6 +338,7 @@ impl Node {
         }
         if let Some(swarm) = self.swarms[image].take() {
             self.by_hash.remove(&swarm.info_hash());
+            self.limiter.handle_input(now, limiter::Input::Gone(swarm.image()));
             self.outputs.push_back(Output::CloseImage { image: swarm.image() });
         }
         for conn in &mut self.conns {
@@ -345,6 +355,14 @@ impl Node {
         let share = self.config.piece_buffer_bytes / fetching.len().max(1) as u64;
         for image in fetching {
             self.tell_swarm(now, image, swarm::Input::BufferBytes(share));
+        }
+    }
+
+    fn limit(&mut self, now: Time, limits: RateLimits) {
+        if limits != self.limiter.limits() {
+            self.limiter.handle_input(now, limiter::Input::Limits(limits));
+            self.tell_all_swarms(now, &swarm::Input::Limits(limits));
+            self.event(Event::Limits(limits));
         }
     }
 
@@ -402,6 +420,11 @@ impl Node {
                         self.unsettled = true;
                         self.announce(now, image, announce);
                     }
+                    swarm::Output::Wanted(direction) => {
+                        self.unsettled = true;
+                        let image = ImageIndex(image as u32);
+                        self.limiter.handle_input(now, limiter::Input::Wanted(image, direction));
+                    }
                     swarm::Output::State { state, detail } => self.tell_state(image, state, detail),
                 }
             }
@@ -441,6 +464,8 @@ impl Node {
                 self.do_for_torrents(now, output);
             } else if let Some(output) = self.board.poll_output() {
                 self.do_for_board(output);
+            } else if let Some(limiter::Granted { image, direction, bytes }) = self.limiter.poll_output() {
+                self.tell_image(now, image, swarm::Input::Granted(direction, bytes));
             } else {
                 break;
             }

@@ -12,7 +12,9 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 use crate::bitfield::Bitfield;
-use crate::config::{ANNOUNCE_INTERVAL, Mode, PEERS_PER_IMAGE_MAX, REQUESTS_PER_PEER_MAX, SeedTime};
+use crate::config::{
+    ANNOUNCE_INTERVAL, Direction, Mode, PEERS_PER_IMAGE_MAX, REQUESTS_PER_PEER_MAX, RateLimits, SeedTime,
+};
 use crate::error::{CloseReason, DiskError, PeerMisbehaved};
 use crate::id::{Block, ConnId, Geometry, ImageIndex, InfoHash, PeerId, PieceIndex, Time};
 use crate::io;
@@ -22,6 +24,7 @@ use crate::wire::peer::{Extended, Handshake, Message, Range};
 
 use self::contacts::{Contacts, Source};
 use self::mode::{Life, Situation};
+use self::pace::Allowance;
 use self::peer::{Ledger, Peer};
 use self::picker::Picker;
 use self::pieces::Pieces;
@@ -35,6 +38,7 @@ pub mod rate;
 
 mod contacts;
 mod download;
+mod pace;
 mod peer;
 mod pex;
 mod upload;
@@ -110,6 +114,10 @@ pub enum Input {
     Wake,
     /// Bytes of pieces in flight that this swarm may have.
     BufferBytes(u64),
+    /// The node has these limits now.
+    Limits(RateLimits),
+    /// The answer to [`Output::Wanted`]: so many bytes may go that way.
+    Granted(Direction, u64),
     /// The image went away: close everything.
     Withdraw,
 }
@@ -121,6 +129,8 @@ pub enum Output {
     Border(io::Output),
     /// Tell the tracker.
     Announce(NodeAnnounce),
+    /// The node's limit that way stops it; answered by [`Input::Granted`].
+    Wanted(Direction),
     /// What it does has changed.
     State {
         /// What it does now.
@@ -155,6 +165,8 @@ pub struct Start {
     pub master: bool,
     /// See [`Input::BufferBytes`].
     pub buffer_bytes: u64,
+    /// See [`Input::Limits`].
+    pub limits: RateLimits,
     /// The longest block that it asks for and serves.
     pub block_bytes: u32,
     /// Exchange peers with clients that are not ours (BEP 11).
@@ -200,6 +212,10 @@ pub struct Swarm {
     block_bytes: u32,
     exchange: bool,
     end_game: bool,
+    may_ask: Allowance,
+    may_send: Allowance,
+    /// With a limit: whom to ask first, counted up.
+    first_asked: usize,
 
     others_complete: u32,
     others_missing: u32,
@@ -251,6 +267,9 @@ impl Swarm {
             block_bytes: start.block_bytes,
             exchange: start.exchange,
             end_game: false,
+            may_ask: Allowance::new(start.limits.download),
+            may_send: Allowance::new(start.limits.upload),
+            first_asked: 0,
             others_complete: 0,
             others_missing: 0,
             stay: false,
@@ -321,11 +340,7 @@ impl Swarm {
             }
             Input::Mode(mode, seed_time) => {
                 self.remember(mode, seed_time);
-                for p in 0..self.peers.len() {
-                    if self.peers[p].is_ours() {
-                        self.extend(p);
-                    }
-                }
+                self.extend_ours();
             }
             Input::Stopped(stopped) => {
                 self.stopped = stopped;
@@ -335,6 +350,8 @@ impl Swarm {
             }
             Input::Wake => self.woken = Some(now),
             Input::BufferBytes(bytes) => self.buffer_bytes = bytes,
+            Input::Limits(limits) => self.limit(now, limits),
+            Input::Granted(direction, bytes) => self.granted(now, direction, bytes),
             Input::Withdraw => self.stopped = true,
         }
         self.review_life(now);
@@ -639,12 +656,20 @@ impl Swarm {
                 client: Some(concat!("labmesh ", env!("CARGO_PKG_VERSION")).to_owned()),
                 reqq: Some(REQUESTS_PER_PEER_MAX as u32),
                 port: Some(self.peer_port),
-                block: Some(self.block_bytes),
+                block: Some(self.block_bytes.min(self.may_send.block_most)),
                 seeder: self.mode == Mode::Seeder && !self.pieces.here().is_full(),
                 pex: self.exchanges_with(p).then_some(Extended::PEX),
                 upload_only: self.pieces.here().is_full(),
             };
             self.tell(p, Message::Extended(ours));
+        }
+    }
+
+    fn extend_ours(&mut self) {
+        for p in 0..self.peers.len() {
+            if self.peers[p].is_ours() {
+                self.extend(p);
+            }
         }
     }
 

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
+use labmesh_proto::config::{RateLimit, RateLimits};
 use labmesh_proto::id::{Block, ConnId, Epoch, ImageIndex, InfoHash, NodeId, PieceIndex};
 use labmesh_proto::io::{Command, Event, Input, Output, Reply};
 use labmesh_proto::wire::control::{Beat, Message, NodeAnnounce};
@@ -48,7 +49,8 @@ impl Lines {
             | Input::TrackerSaid { .. }
             | Input::LocalAnnounce { .. }
             | Input::Command { .. }
-            | Input::Shutdown => Kind::People,
+            | Input::Shutdown
+            | Input::Limits(_) => Kind::People,
             Input::PeerUp { .. }
             | Input::PeerDown { .. }
             | Input::PeerUnreachable { .. }
@@ -157,6 +159,7 @@ impl Lines {
             }
             Input::Command { id, command: what } => format!("asks {}: {}", id.0, command(what)),
             Input::Shutdown => "shut down".to_owned(),
+            Input::Limits(limits) => limited(limits),
         }
     }
 
@@ -290,6 +293,7 @@ impl Lines {
                 format!("{name} {}{detail}", format!("{state:?}").to_lowercase())
             }
             Event::PeerRefused { addr, reason } => format!("refuses {}: {reason}", place(*addr)),
+            Event::Limits(limits) => limited(limits),
         }
     }
 }
@@ -381,7 +385,17 @@ fn command(command: &Command) -> String {
         Command::Register(name) => format!("call {} {}", hash(name.info_hash), name.name),
         Command::ClaimMaster => "claim master".to_owned(),
         Command::ReleaseMaster => "release master".to_owned(),
+        Command::Limit { upload, download } => {
+            let one =
+                |limit: &Option<RateLimit>| limit.map_or_else(|| "as it is".to_owned(), |l| u64::from(l).to_string());
+            format!("limit up {} down {}", one(upload), one(download))
+        }
     }
+}
+
+/// 0 is no limit.
+fn limited(limits: &RateLimits) -> String {
+    format!("limits up {} down {}", u64::from(limits.upload), u64::from(limits.download))
 }
 
 fn reply(reply: &Reply) -> String {
@@ -391,5 +405,6 @@ fn reply(reply: &Reply) -> String {
         Reply::AlreadyHere(image) => format!("{} is here already", hash(*image)),
         Reply::Torrent(metainfo) => format!("torrent {}", hash(metainfo.info_hash())),
         Reply::Refused(why) => format!("refused: {why}"),
+        Reply::Limits(limits) => limited(limits),
     }
 }

@@ -517,7 +517,10 @@ impl World {
             | io::Event::BecameSolo
             | io::Event::Following { .. }
             | io::Event::LostMaster { .. } => self.count_masters(),
-            io::Event::MemberUp { .. } | io::Event::MemberDown { .. } | io::Event::Incompatible { .. } => {}
+            io::Event::MemberUp { .. }
+            | io::Event::MemberDown { .. }
+            | io::Event::Incompatible { .. }
+            | io::Event::Limits(_) => {}
         }
     }
 

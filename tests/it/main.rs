@@ -18,6 +18,8 @@ mod faults;
 mod foreign;
 /// The main job: eight hosts, one image, and the master and a client killed half way.
 mod lab_main;
+/// Rate limits and their schedule, measured at the network interface.
+mod limits;
 /// Clients that find us without a tracker: local discovery (BEP 14) and peer exchange (BEP 11).
 mod local;
 /// Leecher, peer, seeder and seed times, measured at the network interface.

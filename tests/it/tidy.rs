@@ -62,6 +62,7 @@ fn sibling_parts_of_proto_do_not_import_each_other() {
         "lsd",
         "roster",
         "catalogue",
+        "limiter",
         "torrents",
         "tracker",
         "neighbours",
@@ -69,7 +70,9 @@ fn sibling_parts_of_proto_do_not_import_each_other() {
     ];
     // The choice of neighbours is a pure function, and the tracker's answers are made of it.
     let exception = ("tracker", "neighbours");
-    for file in tracked(".rs").iter().filter(|f| f.starts_with("proto/src/")) {
+    // A world of the tests: it plays the node, whose part it is to join them.
+    let world = "proto/src/swarm/room.rs";
+    for file in tracked(".rs").iter().filter(|f| f.starts_with("proto/src/") && *f != world) {
         let Some(part) =
             parts.iter().find(|p| file[10..].starts_with(&format!("{p}.")) || file[10..].starts_with(&format!("{p}/")))
         else {

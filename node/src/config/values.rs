@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use labmesh_proto::config::{Mode, NAME_BYTES_MAX, SeedTime, Weight};
+use labmesh_proto::config::{Mode, NAME_BYTES_MAX, RATE_LIMIT_MIN, RateLimit, SeedTime, Weight};
 use labmesh_proto::id::NodeId;
 use libp2p::multiaddr::Protocol;
 use serde::de::{self, Deserializer, Visitor};
@@ -311,6 +311,12 @@ values! {
     SeedTime: "a seed time such as 60s", |text| text.parse().map_err(|e| format!("{e}"));
     bytesize::ByteSize: "a size such as \"256 MiB\"",
         |text| text.parse().map_err(|_| format!("no such size: {text:?} (expected one such as 256MiB)"));
+    RateLimit: "bytes a second such as \"2 MiB\", or 0 for no limit", |text| {
+        let bad = |_| format!("no such limit: {text:?} (expected bytes a second such as 2MiB, or 0 for no limit)");
+        let rate: bytesize::ByteSize = text.parse().map_err(bad)?;
+        let low = |_| format!("a limit of {rate} a second is too low (at least {})", bytesize::ByteSize(RATE_LIMIT_MIN));
+        Self::try_from(rate.as_u64()).map_err(low)
+    };
     Weight: "a weight from 0 to 99", |text| {
         let number: u8 = text.parse().map_err(|_| format!("a weight is 0 to 99, not {text}"))?;
         Self::try_from(number).map_err(|e| e.to_string())
@@ -368,6 +374,15 @@ mod tests {
         assert_eq!(Duration::read("90"), Ok(Duration::from_secs(90)));
         assert_eq!(Duration::read("2m"), Ok(Duration::from_secs(120)));
         assert!(Duration::read("soon").is_err());
+    }
+
+    #[test]
+    fn limits_are_sizes_a_second_or_none() {
+        assert_eq!(RateLimit::read("2MiB"), RateLimit::try_from(2 << 20).map_err(|e| e.to_string()));
+        assert_eq!(RateLimit::read("0"), Ok(RateLimit::NONE));
+        for bad in ["", "-1", "fast", "2MiB/s", "500", "10 kB"] {
+            assert!(RateLimit::read(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

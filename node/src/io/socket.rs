@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use labmesh_proto::config::{Mode, SeedTime, TORRENT_BYTES_MAX};
+use labmesh_proto::config::{Mode, RateLimit, RateLimits, SeedTime, TORRENT_BYTES_MAX};
 use labmesh_proto::io::{Command, Event, Reply};
 use labmesh_proto::wire::metainfo::Metainfo;
 use serde::{Deserialize, Serialize};
@@ -69,6 +69,8 @@ pub(crate) enum Request {
     Rescan {},
     /// [`Command::ClaimMaster`] or [`Command::ReleaseMaster`].
     Master { claim: bool },
+    /// [`Command::Limit`].
+    Limit { upload: Option<RateLimit>, download: Option<RateLimit> },
     /// [`Cache::add`].
     Add(cache::Add),
 }
@@ -87,6 +89,8 @@ pub(crate) enum Answer {
     Fetching { info_hash: String, here: bool },
     /// An image was added.
     Added { name: String, info_hash: String, size: u64, piece_length: u32, path: String },
+    /// The limits in force now.
+    Limits(RateLimits),
     /// So many images are offered.
     Rescanned { images: usize },
     /// Nothing to say.
@@ -302,6 +306,7 @@ impl Node {
             Request::Stop { image } => Command::Stop(image),
             Request::Start { image } => Command::Start(image),
             Request::Remove { image } => Command::Remove(image),
+            Request::Limit { upload, download } => Command::Limit { upload, download },
             Request::Master { claim: true } => Command::ClaimMaster,
             Request::Master { claim: false } => Command::ReleaseMaster,
         };
@@ -309,6 +314,7 @@ impl Node {
             Ok(Reply::Started(hash)) => Answer::Fetching { info_hash: hash.to_string(), here: false },
             Ok(Reply::AlreadyHere(hash)) => Answer::Fetching { info_hash: hash.to_string(), here: true },
             Ok(Reply::Done | Reply::Torrent(_)) => Answer::Done,
+            Ok(Reply::Limits(limits)) => Answer::Limits(limits),
             Ok(Reply::Refused(refusal)) => Failure::from(&refusal).into(),
             Err(ended) => Failure::new(Exit::Failed, ended.to_string()).into(),
         }

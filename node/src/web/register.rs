@@ -169,7 +169,9 @@ async fn register(site: &Site, asker: &Asker, headers: &HeaderMap, asked: &Regis
     match answer(site.handle.command(Command::Register(name))).await? {
         Reply::Done => Ok(()),
         Reply::Refused(why) => Err(Refused::Bad(why.to_string())),
-        Reply::Started(_) | Reply::AlreadyHere(_) | Reply::Torrent(_) => Err(bad("no answer to this question")),
+        Reply::Started(_) | Reply::AlreadyHere(_) | Reply::Torrent(_) | Reply::Limits(_) => {
+            Err(bad("no answer to this question"))
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{Copy, Node, WantedBy};
 use crate::catalogue::lookup::Lookup;
-use crate::config::{IMAGES_MAX, Mode, SeedTime};
+use crate::config::{IMAGES_MAX, Mode, RateLimits, SeedTime};
 use crate::id::{InfoHash, RequestId, Time};
 use crate::io::{Command, Output, Refusal, Reply};
 use crate::swarm;
@@ -69,6 +69,12 @@ impl Node {
             Command::Remove(image) => self.remove(now, &image).map(Some),
             Command::Torrent(hash) => self.torrent(now, id, hash),
             Command::Register(name) => self.register(now, name).map(Some),
+            Command::Limit { upload, download } => {
+                let RateLimits { upload: up, download: down } = self.limiter.limits();
+                let limits = RateLimits { upload: upload.unwrap_or(up), download: download.unwrap_or(down) };
+                self.limit(now, limits);
+                Ok(Some(Reply::Limits(limits)))
+            }
             Command::ClaimMaster if self.config.weight.get() == 0 => Err(Refusal::NeverMaster),
             Command::ClaimMaster => {
                 self.election.handle_input(now, crate::election::Input::ForceClaim);

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use super::Node;
 use crate::bitfield::Bitfield;
-use crate::config::{Config, LARGE_BLOCK_BYTES, Mode, TrackerConfig, Weight};
+use crate::config::{Config, LARGE_BLOCK_BYTES, Mode, RateLimit, RateLimits, TrackerConfig, Weight};
 use crate::id::{Epoch, InfoHash, NodeId, RequestId, Time};
-use crate::io::{Input, Output};
+use crate::io::{Command, Event, Input, Output, Reply};
 use crate::testing::metainfo;
 use crate::wire::http_tracker::{Announce, Announced};
 
@@ -107,4 +107,24 @@ fn a_client_that_announces_before_there_is_a_master_waits_for_it_and_gets_peers(
     let [(at, Ok(announced))] = &desk.answers[..] else { panic!("one answer: {:?}", desk.answers) };
     assert!(*at <= begin + Duration::from_millis(1500), "{at:?}");
     assert_eq!(announced.peers.iter().map(|p| p.addr).collect::<Vec<_>>(), [(ME, 6881).into()]);
+}
+
+#[test]
+fn a_command_changes_the_limits_that_it_names_and_says_all() {
+    let mut desk = Desk::new();
+    let limit = |n| RateLimit::try_from(n).unwrap();
+    let told = RateLimits { upload: limit(1_000_000), download: limit(2_000_000) };
+    let mut said = |input| {
+        desk.node.handle_input(desk.now, input);
+        let outputs = std::iter::from_fn(|| desk.node.poll_output());
+        outputs.filter(|o| matches!(o, Output::Reply { .. } | Output::Event(_))).collect::<Vec<_>>()
+    };
+    assert_eq!(said(Input::Limits(told)), [Output::Event(Event::Limits(told))]);
+    assert_eq!(said(Input::Limits(told)), [], "nothing new");
+    let id = RequestId(3);
+    let ask = |upload, download| Input::Command { id, command: Command::Limit { upload, download } };
+    let reply = |limits| Output::Reply { id, reply: Reply::Limits(limits) };
+    assert_eq!(said(ask(None, None)), [reply(told)]);
+    let changed = RateLimits { download: RateLimit::NONE, ..told };
+    assert_eq!(said(ask(None, Some(RateLimit::NONE))), [Output::Event(Event::Limits(changed)), reply(changed)]);
 }

@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use super::Swarm;
-use crate::config::BLOCK_BYTES;
+use crate::config::{BLOCK_BYTES, Direction};
 use crate::error::{CloseReason, DiskError, PeerMisbehaved};
 use crate::id::{Block, PieceIndex, Time};
 use crate::io;
@@ -38,7 +38,11 @@ impl Swarm {
         let sources = self.count_serving();
         let together = self.down.per_second(now);
         while self.peers[p].room(now, sources, together) > 0 {
+            if !self.may(Direction::Down) {
+                return;
+            }
             let Some(block) = self.next_block(now, p) else { return };
+            self.may_ask.spend(block.len);
             let peer = &mut self.peers[p];
             peer.ask(now, block);
             let range = Range { piece: block.piece.get(), offset: block.offset, len: block.len };
@@ -60,7 +64,7 @@ impl Swarm {
     }
 
     fn next_block(&mut self, now: Time, p: usize) -> Option<Block> {
-        let len = self.peers[p].block_len;
+        let len = self.peers[p].block_len.min(self.may_ask.block_most);
         if let Some(piece) = self.peers[p].current {
             if let Some(block) = self.pieces.ask_next(piece, len) {
                 return Some(block);
@@ -234,6 +238,7 @@ impl Swarm {
             self.pieces.disown(piece, sender);
         }
         for asked in &asked {
+            self.may_ask.give_back(asked.block.len);
             self.free(&asked.block);
         }
     }
@@ -242,9 +247,11 @@ impl Swarm {
     pub(super) fn rejected(&mut self, now: Time, p: usize, range: Range) {
         let Some(block) = self.geometry.block(range.piece, range.offset, range.len) else { return };
         if self.peers[p].unask(&block) {
+            self.may_ask.give_back(block.len);
             self.free(&block);
-        } else {
-            self.peers[p].late = self.peers[p].late.saturating_sub(1);
+        } else if self.peers[p].late > 0 {
+            self.may_ask.give_back(block.len);
+            self.peers[p].late -= 1;
         }
         if self.peers[p].current == Some(block.piece) {
             self.peers[p].current = None;

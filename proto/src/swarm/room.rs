@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use super::{Input, Output, Start, Swarm};
 use crate::bitfield::Bitfield;
-use crate::config::{LARGE_BLOCK_BYTES, Mode, SeedTime};
+use crate::config::{LARGE_BLOCK_BYTES, Mode, RateLimits, SeedTime};
 use crate::id::{Block, ConnId, ImageIndex, NodeId, PeerId, PieceIndex, Time};
 use crate::io;
+use crate::limiter::{self, Granted, Limiter};
 use crate::testing::metainfo;
 use crate::wire::control::{Neighbour, Neighbours, TransferState};
 use crate::wire::metainfo::Metainfo;
-use crate::wire::peer::Range;
+use crate::wire::peer::{Message, Range};
 
 const LATENCY: Duration = Duration::from_micros(200);
 const HASHING: Duration = Duration::from_millis(1);
@@ -25,11 +26,14 @@ pub(super) struct Host {
     pub(super) rate: u64,
     pub(super) uploaded: u64,
     pub(super) downloaded: u64,
+    /// Bytes of the requests that it sent.
+    pub(super) asked: u64,
     pub(super) complete_at: Option<Time>,
     /// Sends bytes that are not those of the image.
     pub(super) liar: bool,
     /// Takes requests and never answers.
     pub(super) silent: bool,
+    limiter: Limiter,
     me: PeerId,
     up: bool,
     announced: bool,
@@ -102,6 +106,7 @@ impl Room {
             stopped: false,
             master: false,
             buffer_bytes: 64 << 20,
+            limits: RateLimits::default(),
             block_bytes: LARGE_BLOCK_BYTES,
             exchange: true,
             seed: host as u64,
@@ -112,6 +117,8 @@ impl Room {
             rate,
             uploaded: 0,
             downloaded: 0,
+            asked: 0,
+            limiter: Limiter::default(),
             complete_at: None,
             liar: false,
             silent: false,
@@ -127,6 +134,12 @@ impl Room {
         let here = if whole { Bitfield::full(pieces) } else { Bitfield::empty(pieces) };
         self.tell(host, Input::Opened(Ok(here)));
         host
+    }
+
+    /// Limits the rates of a host, as its node would.
+    pub(super) fn limit(&mut self, host: usize, limits: RateLimits) {
+        self.hosts[host].limiter.handle_input(self.now, limiter::Input::Limits(limits));
+        self.tell(host, Input::Limits(limits));
     }
 
     pub(super) fn kill(&mut self, host: usize) {
@@ -172,7 +185,7 @@ impl Room {
         let event = self.queue.peek().map(|Due(Reverse((at, _)), _)| *at).unwrap_or(Time::NEVER);
         let timeout = (0..self.hosts.len())
             .filter(|h| self.hosts[*h].up)
-            .filter_map(|h| self.hosts[h].swarm.poll_timeout().map(|(at, why)| (at, h, why)))
+            .filter_map(|h| self.deadline(h).map(|(at, why)| (at, h, why)))
             .min();
         let at = event.min(timeout.map_or(Time::NEVER, |(at, ..)| at));
         if at > end {
@@ -185,12 +198,23 @@ impl Room {
             let (_, input) = self.events.remove(&sequence).expect("queued with its event");
             self.deliver(host, input);
         } else if let Some((due, host, why)) = timeout {
-            self.hosts[host].swarm.handle_timeout(self.now);
-            let next = self.hosts[host].swarm.poll_timeout();
+            let Host { swarm, limiter, .. } = &mut self.hosts[host];
+            if limiter.poll_timeout().is_some_and(|(at, _)| at <= self.now) {
+                limiter.handle_timeout(self.now);
+            }
+            if swarm.poll_timeout().is_some_and(|(at, _)| at <= self.now) {
+                swarm.handle_timeout(self.now);
+            }
+            let next = self.deadline(host);
             assert!(next.is_none_or(|(at, _)| at > due), "the deadline {why:?} does not move");
             self.drain(host);
         }
         true
+    }
+
+    fn deadline(&self, host: usize) -> Option<(Time, &'static str)> {
+        let Host { swarm, limiter, .. } = &self.hosts[host];
+        [swarm.poll_timeout(), limiter.poll_timeout()].into_iter().flatten().min()
     }
 
     fn deliver(&mut self, host: usize, input: Input) {
@@ -236,8 +260,15 @@ impl Room {
                     self.hosts[host].left = announce.left;
                     self.track(announce.starving);
                 }
+                Output::Wanted(direction) => {
+                    let wanted = limiter::Input::Wanted(ImageIndex(0), direction);
+                    self.hosts[host].limiter.handle_input(self.now, wanted);
+                }
                 Output::State { .. } => {}
             }
+        }
+        if let Some(Granted { direction, bytes, .. }) = self.hosts[host].limiter.poll_output() {
+            return self.tell(host, Input::Granted(direction, bytes));
         }
         if self.hosts[host].complete_at.is_none() && self.hosts[host].swarm.is_complete() {
             self.hosts[host].complete_at = Some(self.now);
@@ -298,12 +329,15 @@ impl Room {
             io::Output::Close { conn, .. } => self.hang_up(conn),
             io::Output::Peer { conn, message } => {
                 let other = self.other(host, conn);
+                if let Message::Request(range) = &message {
+                    self.hosts[host].asked += u64::from(range.len);
+                }
                 self.later(self.now + LATENCY, other, Input::Peer(conn, message));
             }
             io::Output::Have { piece, to, .. } => {
                 for conn in to {
                     let other = self.other(host, conn);
-                    let have = crate::wire::peer::Message::Have(piece.get());
+                    let have = Message::Have(piece.get());
                     self.later(self.now + LATENCY, other, Input::Peer(conn, have));
                 }
             }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::room::Room;
 use super::*;
-use crate::config::LARGE_BLOCK_BYTES;
+use crate::config::{LARGE_BLOCK_BYTES, RateLimit};
 use crate::wire::control::Neighbour;
 use crate::wire::pex::Pex;
 
@@ -204,6 +204,114 @@ fn a_change_of_mode_is_remembered_beside_a_partial_copy() {
     assert_eq!(said(whole, Mode::Peer, None), []);
 }
 
+fn limits(upload: u64, download: u64) -> RateLimits {
+    let limit = |n| RateLimit::try_from(n).unwrap();
+    RateLimits { upload: limit(upload), download: limit(download) }
+}
+
+/// What a limit of `rate` lets pass in so many seconds: all of it, and a burst and a share at most beyond.
+#[track_caller]
+fn keeps(rate: u64, seconds: u64, bytes: u64, what: &str) {
+    let (expected, beyond) = (rate * seconds, rate / 8 + 2 * (rate / 32).max(16 * 1024));
+    let fits = (expected * 95 / 100..=expected + beyond).contains(&bytes);
+    assert!(fits, "{what}: {bytes} bytes in {seconds} s with a limit of {rate} a second");
+}
+
+#[test]
+fn a_limited_download_asks_for_no_more_than_its_rate_and_asks_everybody() {
+    for rate in [64 * 1024, 3 * MIB, 20 * MIB] {
+        let mut room = Room::new(IMAGE, MIB as u32);
+        let sources: Vec<usize> = (0..3).map(|_| room.join(GBIT, Mode::Seeder, None, true)).collect();
+        let foreign = room.join_foreign(GBIT);
+        let peer = room.join(GBIT, Mode::Peer, forever(), false);
+        room.limit(peer, limits(0, rate));
+        room.run_for(secs(10));
+        keeps(rate, 10, room.hosts[peer].asked, "asked");
+        keeps(rate, 10, room.hosts[peer].downloaded, "came");
+        assert_eq!(room.hosts[peer].swarm.wasted(), 0);
+        for source in sources.into_iter().chain([foreign]) {
+            let sent = room.hosts[source].uploaded;
+            assert!(sent > rate * 10 / 4 / 2, "one of four sent {sent} bytes");
+        }
+    }
+}
+
+#[test]
+fn a_limited_upload_sends_no_more_than_its_rate_to_all_together() {
+    for rate in [64 * 1024, 3 * MIB, 20 * MIB] {
+        let mut room = Room::new(IMAGE, MIB as u32);
+        let source = room.join(GBIT, Mode::Seeder, None, true);
+        room.limit(source, limits(rate, 0));
+        let takers: Vec<usize> = (0..3).map(|_| room.join(GBIT, Mode::Leecher, forever(), false)).collect();
+        room.run_for(secs(10));
+        keeps(rate, 10, room.hosts[source].uploaded, "sent");
+        for taker in takers {
+            assert_eq!(room.hosts[taker].swarm.wasted(), 0);
+        }
+    }
+}
+
+#[test]
+fn a_limit_changed_in_mid_transfer_holds_at_once() {
+    let mut room = Room::new(8 * IMAGE, MIB as u32);
+    let source = room.join(GBIT, Mode::Seeder, None, true);
+    let peer = room.join(GBIT, Mode::Peer, forever(), false);
+    room.run_until(secs(10), "some", |room| room.hosts[peer].downloaded > IMAGE / 4);
+    let mut passed = |host: usize, of: fn(&room::Host) -> u64, limits: RateLimits| {
+        room.limit(host, limits);
+        let before = of(&room.hosts[host]);
+        room.run_for(secs(2));
+        of(&room.hosts[host]) - before
+    };
+    for rate in [3 * MIB, MIB, 10 * MIB] {
+        keeps(rate, 2, passed(peer, |host| host.asked, limits(0, rate)), "asked");
+    }
+    assert!(passed(peer, |host| host.asked, limits(0, 0)) > GBIT, "without a limit as fast as the link");
+    for rate in [3 * MIB, MIB, 10 * MIB] {
+        keeps(rate, 2, passed(source, |host| host.uploaded, limits(rate, 0)), "sent");
+    }
+    assert!(passed(source, |host| host.uploaded, limits(0, 0)) > GBIT, "without a limit as fast as the link");
+}
+
+/// Our own limit is no fault of those whom we ask, nor of those who ask us.
+#[test]
+fn nobody_is_judged_by_our_own_limit() {
+    let mut room = Room::new(IMAGE, MIB as u32);
+    let source = room.join(GBIT, Mode::Seeder, None, true);
+    let foreign = room.join_foreign(GBIT);
+    let slow = room.join(GBIT, Mode::Peer, forever(), false);
+    room.limit(slow, limits(16 * 1024, 16 * 1024));
+    let fast = room.join(GBIT, Mode::Peer, forever(), false);
+    for _ in 0..600 {
+        room.run_for(Duration::from_millis(100));
+        for host in [source, foreign, slow] {
+            assert!(room.hosts[host].swarm.peers.iter().all(|p| !p.snubbed && !p.slow), "at {:?}", room.now);
+        }
+    }
+    assert!(room.hosts[fast].swarm.is_complete());
+    keeps(16 * 1024, 60, room.hosts[slow].downloaded, "came");
+}
+
+/// Only what comes counts in the end: what was asked of a peer that then leaves is made up for.
+#[test]
+fn what_was_asked_for_and_will_not_come_is_given_back() {
+    let mut room = Room::new(IMAGE, MIB as u32);
+    let source = room.join(GBIT, Mode::Seeder, None, true);
+    let peer = room.join(GBIT, Mode::Peer, forever(), false);
+    room.hosts[source].silent = true;
+    room.limit(peer, limits(0, MIB));
+    room.run_for(secs(1));
+    let lost = room.hosts[peer].asked;
+    assert!(lost > MIB / 2 && room.hosts[peer].downloaded == 0, "{lost} bytes are asked for");
+    room.hosts[source].silent = false;
+    for stopped in [true, false] {
+        room.tell(source, Input::Stopped(stopped));
+    }
+    room.run_for(secs(10));
+    keeps(MIB, 11, room.hosts[peer].downloaded, "came");
+    keeps(MIB, 11, room.hosts[peer].asked - lost, "asked");
+}
+
 #[test]
 fn enough_ends_when_the_last_one_has_it() {
     let mut room = Room::new(IMAGE, MIB as u32);
@@ -272,6 +380,7 @@ impl Alone {
             stopped: false,
             master: false,
             buffer_bytes: 64 << 20,
+            limits: RateLimits::default(),
             block_bytes: LARGE_BLOCK_BYTES,
             exchange: true,
             seed: 1,

@@ -14,7 +14,7 @@ use std::time::Duration;
 use rand_chacha::rand_core::Rng;
 
 use super::Swarm;
-use crate::config::{BLOCK_BYTES, REQUESTS_PER_PEER_MAX, SUGGESTIONS_MAX};
+use crate::config::{BLOCK_BYTES, Direction, REQUESTS_PER_PEER_MAX, SUGGESTIONS_MAX};
 use crate::error::PeerMisbehaved;
 use crate::id::{Block, ConnId, PieceIndex, Time};
 use crate::io;
@@ -142,12 +142,15 @@ impl Swarm {
     }
 
     /// Hands blocks to the driver.
-    fn serve(&mut self, now: Time) {
+    pub(super) fn serve(&mut self, now: Time) {
         if !self.life.uploads() {
             return;
         }
         while self.upload.handed < 2 * self.handed_most(now) {
             let Some(p) = self.next_to_serve(now) else { break };
+            if !self.may(Direction::Up) {
+                break;
+            }
             self.hand(now, p);
         }
     }
@@ -260,6 +263,7 @@ impl Swarm {
         let ours = self.peers[p].is_ours();
         let peer = &mut self.peers[p];
         let Some(block) = peer.wanted.pop_front() else { return };
+        self.may_send.spend(block.len);
         if peer.handed == 0 {
             peer.handed_at = now;
         }
