@@ -347,7 +347,9 @@ fn drive(
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let driver = runtime.block_on(async {
+        let limits = setup.limits;
         let mut driver = Driver::start(config, setup)?;
+        driver.node.handle_input(now(), Input::Limits(limits));
         // Nobody waits for it if the program is ending.
         let _ = started.send(());
         driver.run(reported, asked, stopped).await;
@@ -397,8 +399,7 @@ struct Driver {
 
 impl Driver {
     fn start(config: Config, setup: Setup) -> anyhow::Result<Self> {
-        let Setup { limits, ports, mesh, host, place, identity, peers, cache, disk, book, events, broadcast, runtime } =
-            setup;
+        let Setup { ports, mesh, host, place, identity, peers, cache, disk, book, events, runtime, .. } = setup;
         let (beats, heard) = mpsc::channel(BEATS_MAX);
         let (control, heartbeat) = bind_control(&config, &place, &identity, &mesh, &beats)?;
         let control_port = control.local_addr().port();
@@ -436,7 +437,6 @@ impl Driver {
         };
         let mut node = Node::new(now(), node, identity.epoch());
         node.handle_input(now(), Input::Saved(book.load().context("cannot read what the tracker counted")?));
-        node.handle_input(now(), Input::Limits(limits));
         let probes = Probes::new(PeerId::of_node(&identity.node_id()), runtime.clone(), events.clone());
         let joins = config.join.iter().map(|join| Input::Found { node: join.node, addr: join.addr });
         joins.for_each(|found| node.handle_input(now(), found));
@@ -458,7 +458,7 @@ impl Driver {
             place,
             address,
             events,
-            broadcast,
+            broadcast: setup.broadcast,
             runtime,
             next_request: 0,
             answers: None,
