@@ -176,23 +176,3 @@ fn a_client_learns_of_others_from_us() {
     getting.completes(LONG);
     arrives(&folder, &image);
 }
-
-/// The seed is known to a client only, and we know only that client: it tells us.
-#[test]
-fn we_learn_of_others_from_a_client() {
-    let Some(lab) = Lab::open(3, Link::Mbit(10)).filter(|_| is_ready(&Libtorrent)) else { return };
-    let dir = scratch();
-    let (image, torrent) = image_without_tracker(dir.path());
-    let (seed, ours, taker) = (lab.host(0), lab.host(1), lab.host(2));
-    let _seed = Libtorrent::spawn(seed, &torrent, image.parent().expect("a folder"), &["pex"]);
-    let node = Node::start(ours, dir.path(), "pc01", &[]);
-    wait_for(LONG, "the node to serve", || (node.role()? == "solo").then_some(()));
-    let folder = dir.path().join("taker");
-    fs::create_dir(&folder).expect("a folder can be made");
-    let _taker = Libtorrent::spawn(taker, &torrent, &folder, &["pex", "lsd", &seed.addr().to_string()]);
-    wait_for(LONG, "the client to know the seed", || has_dialled(taker, seed).then_some(()));
-    let mut getting = node.get(&torrent.to_string_lossy(), &[]);
-    wait_for(LONG, "us to know the seed", || has_dialled(ours, seed).then_some(()));
-    getting.completes(LONG);
-    assert!(same_bytes(&image, &node.file(IMAGE)));
-}
