@@ -42,6 +42,8 @@ const GREETING_WITHIN: Duration = Duration::from_secs(5);
 const SERVER_WITHIN: Duration = Duration::from_secs(4);
 /// A server that is silent for this long in the middle of an answer is given up.
 const SILENT_MAX: Duration = Duration::from_secs(20);
+/// The node says something more often than that, so one that does not is another program of this machine.
+const NODE_SILENT_MAX: Duration = Duration::from_secs(150);
 /// After a failed accept, usually for want of file descriptors.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// The longest range that is asked for at once: long enough that the way to the server and back does not count, short
@@ -200,7 +202,7 @@ async fn hear(mut from: ReadHalf<'_>, asked: &Asked, content: Content) -> Result
     let mut decoder = Decoder::default();
     let mut head = vec![0; HEAD_BYTES];
     loop {
-        let n = from.read(&mut head).await?;
+        let n = timeout(NODE_SILENT_MAX, from.read(&mut head)).await.map_err(|_| End::Closed)??;
         if n == 0 {
             return Err(End::Closed);
         }
@@ -350,7 +352,9 @@ impl<'a> Server<'a> {
 
 async fn connect(seed: &WebSeed) -> Result<SendRequest<Empty<Bytes>>, End> {
     let addr: SocketAddr = resolve(&seed.host, seed.port).await?;
-    let stream = TcpStream::connect(addr).await.map_err(|e| HttpError::Unreachable(addr, e))?;
+    // The kernel would try for minutes.
+    let connected = timeout(SERVER_WITHIN, TcpStream::connect(addr)).await.map_err(|_| End::Silent(SERVER_WITHIN))?;
+    let stream = connected.map_err(|e| HttpError::Unreachable(addr, e))?;
     let (send, connection) = http1::handshake(TokioIo::new(stream)).await?;
     // It ends when nobody can send any more; what went wrong is said to who waits for an answer.
     tokio::spawn(async move { drop(connection.await) });
