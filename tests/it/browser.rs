@@ -68,9 +68,15 @@ impl Browser {
         Some(browser)
     }
 
-    /// Asks it for something; its answer.
+    /// Asks it for something that it does not refuse; its answer.
     #[track_caller]
     pub(crate) fn call(&mut self, method: &str, params: &Value) -> Value {
+        self.ask(method, params).unwrap_or_else(|refused| panic!("{method}: {refused}"))
+    }
+
+    /// Asks it for something; its answer, or why not.
+    #[track_caller]
+    fn ask(&mut self, method: &str, params: &Value) -> Result<Value, Value> {
         self.asked += 1;
         let id = self.asked;
         let mut message = json!({ "id": id, "method": method, "params": params });
@@ -81,8 +87,7 @@ impl Browser {
         loop {
             let said = self.from.recv_timeout(PATIENCE).unwrap_or_else(|e| panic!("{method}: {e}"));
             if said["id"] == id {
-                assert!(said["error"].is_null(), "{method}: {said}");
-                return said["result"].clone();
+                return if said["error"].is_null() { Ok(said["result"].clone()) } else { Err(said["error"].clone()) };
             }
             self.events.push(said);
         }
@@ -114,11 +119,15 @@ impl Browser {
         });
     }
 
-    /// The page as it is now, also where no script runs.
+    /// The page as it is now, also where no script runs. One that loads itself again between our two questions
+    /// answers the second with an error: then both are asked again.
+    #[track_caller]
     pub(crate) fn html(&mut self) -> String {
-        let root = self.call("DOM.getDocument", &json!({}))["root"]["nodeId"].clone();
-        let html = self.call("DOM.getOuterHTML", &json!({ "nodeId": root }));
-        html["outerHTML"].as_str().expect("a page has HTML").to_owned()
+        wait_for(PATIENCE, "the page's HTML", || {
+            let root = self.call("DOM.getDocument", &json!({}))["root"]["nodeId"].clone();
+            let html = self.ask("DOM.getOuterHTML", &json!({ "nodeId": root })).ok()?;
+            Some(html["outerHTML"].as_str().expect("a page has HTML").to_owned())
+        })
     }
 
     /// Makes the window so wide and high.
