@@ -8,6 +8,8 @@ use labmesh_proto::error::DiskError;
 use labmesh_proto::id::ConnId;
 use labmesh_proto::io::Input;
 use labmesh_proto::wire::peer::{BadMessage, Decoder, Handshake, Item, Range};
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::SetUsize;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -26,6 +28,9 @@ pub(super) const BATCH: usize = 16;
 const BATCH_BYTES: usize = 256 * 1024;
 /// After so much from one socket without a pause, the writer and other connections have their turn.
 const TURN_BYTES: usize = 1024 * 1024;
+/// In the middle of a block we are woken for so much at once, or for its end: nothing else can come before it. Slow peers
+/// would wake us for every packet. Half of the window that a connection begins with, so that it never closes.
+const WAKE_BYTES: usize = 32 * 1024;
 /// Where messages and block headers are received; small, since payload that lands here is copied.
 const HEAD_BYTES: usize = 4096;
 
@@ -90,12 +95,17 @@ async fn serve(
         stream.write_all(&handshake.encode()).await?;
     }
     let writer = Writer::new(shared, conn, stream, &source, mailbox);
-    let reader = Reader { shared, conn, stream, batch: Vec::with_capacity(BATCH), bytes: 0, turn: 0 };
+    let reader = Reader { shared, conn, stream, batch: Vec::with_capacity(BATCH), bytes: 0, turn: 0, low_water: 1 };
     tokio::select! {
         end = writer.run() => end,
         end = reader.run() => end,
     }
 }
+
+/// How many bytes must be there before `epoll` calls a socket readable: socket(7).
+#[derive(Clone, Debug)]
+struct LowWater;
+nix::setsockopt_impl!(LowWater, libc::SOL_SOCKET, libc::SO_RCVLOWAT, usize, SetUsize);
 
 struct Reader<'a> {
     shared: &'a Shared,
@@ -106,6 +116,8 @@ struct Reader<'a> {
     bytes: usize,
     /// Received since the last pause.
     turn: usize,
+    /// What the kernel wakes us for, bytes.
+    low_water: usize,
 }
 
 impl Reader<'_> {
@@ -187,12 +199,22 @@ impl Reader<'_> {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     self.turn = 0;
                     flush(self.shared, &mut self.batch, &mut self.bytes).await?;
+                    self.wake_at(first.len().clamp(1, WAKE_BYTES))?;
                     timeout(self.shared.limits.silence, self.stream.readable()).await.map_err(|_| End::Silent)??;
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(e.into()),
             }
         }
+    }
+
+    /// What is there already counts: the kernel looks at once.
+    fn wake_at(&mut self, bytes: usize) -> io::Result<()> {
+        if self.low_water != bytes {
+            self.low_water = bytes;
+            setsockopt(self.stream, LowWater, &bytes)?;
+        }
+        Ok(())
     }
 
     async fn report(&mut self, event: Event, bytes: usize) -> Result<(), End> {
