@@ -29,12 +29,18 @@ const TURN: Duration = Duration::from_secs(2);
 const FOREIGN_SLOTS: usize = 4;
 /// A foreign client keeps its slot this long; many need seconds to fill their pipeline (BEP 3: 10 s).
 const FOREIGN_TURN: Duration = Duration::from_secs(10);
-/// Bytes that the driver is given to send to one peer before it has sent them; all peers together twice that. At low
-/// rates so one large block at a time, since the socket still holds the end of the last one when it asks for more.
-/// With more, a peer that is served well would be fed again before the other got its block.
+/// Bytes that the driver is given to send to one peer before it has sent them. At low rates so one large block at a time,
+/// since the socket still holds the end of the last one when it asks for more. With more, a peer that is served well would
+/// be fed again before the other got its block.
 const HANDED_BYTES: u64 = 128 * 1024;
 /// The same at high rates: this much time of the present rate.
 const HANDED_TIME_MS: u64 = 5;
+/// The same for all peers together: twice that, but four large blocks as long as these are not more than 40 ms of the
+/// present rate, and two in any case. A peer that others serve too takes a part of its link from us, so with one block at a
+/// time the link idles; where a block is long, each more delays all of them on their way to those who wait for them.
+const TOGETHER_BYTES_LEAST: u64 = 512 * 1024;
+const TOGETHER_BYTES: u64 = 1024 * 1024;
+const TOGETHER_TIME_MS: u64 = 40;
 /// Promises to one peer cover this much, so that whatever it has on the way is something that nobody has.
 const PROMISED_BYTES: u64 = 2 * 1024 * 1024;
 /// A peer that has not taken what was handed to it for this long, or for this many times as long as the whole link
@@ -146,7 +152,7 @@ impl Swarm {
         if !self.life.uploads() {
             return;
         }
-        while self.upload.handed < 2 * self.handed_most(now) {
+        while self.upload.handed < self.handed_together(now) {
             let Some(p) = self.next_to_serve(now) else { break };
             if !self.may(Direction::Up) {
                 break;
@@ -157,7 +163,7 @@ impl Swarm {
 
     /// Chokes everybody whose turn is over or who may not be served any more; called a few times a second.
     pub(super) fn review_slots(&mut self, now: Time) {
-        let patience = SLOW.max(self.up.time_for(now, 2 * self.handed_most(now), SLOW * SLOW_FACTOR) * SLOW_FACTOR);
+        let patience = SLOW.max(self.up.time_for(now, self.handed_together(now), SLOW * SLOW_FACTOR) * SLOW_FACTOR);
         for p in 0..self.peers.len() {
             let peer = &mut self.peers[p];
             if peer.handed > 0 && !peer.slow && now.since(peer.handed_at) > patience {
@@ -190,9 +196,15 @@ impl Swarm {
         }
     }
 
-    /// How much one peer is handed at a time; everybody together twice that.
+    /// How much one peer is handed at a time.
     fn handed_most(&self, now: Time) -> u64 {
         HANDED_BYTES.max(self.up.per_second(now) / 1000 * HANDED_TIME_MS)
+    }
+
+    /// How much all peers together are handed at a time.
+    fn handed_together(&self, now: Time) -> u64 {
+        let several = self.up.per_second(now) / 1000 * TOGETHER_TIME_MS;
+        several.clamp(TOGETHER_BYTES_LEAST, TOGETHER_BYTES).max(2 * self.handed_most(now))
     }
 
     fn unchoked(&self, ours: bool) -> impl Iterator<Item = usize> + '_ {
