@@ -60,9 +60,6 @@ const STATUS_AGE: Duration = Duration::from_millis(200);
 const ADDRESS_EVERY: Duration = Duration::from_secs(5);
 /// How often the schedule of the limits is held against the local time.
 const SCHEDULE_EVERY: Duration = Duration::from_secs(5);
-/// The loop's thread goes before those that hash and copy: it needs little, and a heartbeat that waits for a core is
-/// an election. Only root may ask for it.
-const NICE: i32 = -10;
 /// How long the goodbyes may take.
 const FAREWELL: Duration = Duration::from_millis(300);
 /// Tries to find a number that is free for TCP and for UDP.
@@ -341,10 +338,7 @@ fn drive(
     started: oneshot::Sender<()>,
     stopped: oneshot::Receiver<()>,
 ) -> anyhow::Result<()> {
-    // On Linux this is the calling thread alone.
-    if let Err(error) = rustix::process::setpriority_process(None, NICE) {
-        tracing::debug!(%error, "the driver's thread has no precedence");
-    }
+    io::go_first();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let driver = runtime.block_on(async {
         let limits = setup.limits;

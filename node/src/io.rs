@@ -37,6 +37,18 @@ pub(crate) mod testing;
 use buffers::Buffer;
 use source::Source;
 
+/// Of the threads that go before those that hash and copy.
+const NICE: i32 = -10;
+
+/// Lets the calling thread go before those that hash and copy. For the driver's and the tracker's: they need little; a
+/// heartbeat that waits for a core is an election, and a room that starts waits for its announces. Only root may ask.
+pub(crate) fn go_first() {
+    // On Linux this is the calling thread alone.
+    if let Err(error) = rustix::process::setpriority_process(None, NICE) {
+        tracing::debug!(%error, "a thread has no precedence");
+    }
+}
+
 /// What the parts tell the driver.
 #[derive(Debug)]
 pub enum Event {

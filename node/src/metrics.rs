@@ -91,7 +91,10 @@ fn write_mesh(out: &mut String, status: &Status, mesh: &str) -> fmt::Result {
         let (name, site) = (Label(&n.name), Label(&n.site));
         writeln!(out, "labmesh_node_up{{node=\"{name}\",site=\"{site}\"}} {}", u8::from(n.live))?;
     }
-    single(out, "labmesh_images", "gauge", "Images of the catalogue.", status.images.len() as u64)
+    single(out, "labmesh_images", "gauge", "Images of the catalogue.", status.images.len() as u64)?;
+    let (up, down) = (status.limits.upload.into(), status.limits.download.into());
+    single(out, "labmesh_upload_limit_bytes_per_second", "gauge", "The most it sends to peers; 0 is no limit.", up)?;
+    single(out, "labmesh_download_limit_bytes_per_second", "gauge", "The most it fetches; 0 is no limit.", down)
 }
 
 /// One image or transfer has the same labels in every family.
@@ -265,7 +268,7 @@ mod tests {
 
     #[test]
     fn the_exposition_is_what_the_strictest_reader_takes() {
-        use labmesh_proto::config::{Mode, Weight};
+        use labmesh_proto::config::{Mode, RateLimit, RateLimits, Weight};
         use labmesh_proto::id::{InfoHash, NodeId};
         use labmesh_proto::node::NodeStatus;
         let image = |n: u8| ImageStatus {
@@ -322,11 +325,15 @@ mod tests {
             images: vec![image(1), image(2)],
             transfers: vec![transfer(1, TransferState::Seeding), transfer(2, TransferState::Fetching)],
             trackers: vec![],
+            limits: RateLimits { upload: RateLimit::NONE, download: 2_000_000.try_into().unwrap() },
         };
         let text = text(&status, "lab\n", &Counters::default());
         check(&text);
         let left = text.lines().filter(|l| l.starts_with("labmesh_transfer_seed_time_left_seconds{"));
         assert_eq!(left.map(|l| l.rsplit(' ').next().unwrap()).collect::<Vec<_>>(), ["1.5"]);
+        let limits: Vec<&str> = text.lines().filter(|l| l.contains("_limit_") && !l.starts_with('#')).collect();
+        let expected = ["labmesh_upload_limit_bytes_per_second 0", "labmesh_download_limit_bytes_per_second 2000000"];
+        assert_eq!(limits, expected);
     }
 
     #[test]

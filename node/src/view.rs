@@ -97,6 +97,12 @@ pub struct Status {
     pub term: u64,
     /// The master's name.
     pub master: Option<String>,
+    /// The most that this node sends to peers now, in bytes a second; 0 = no limit.
+    #[serde(default)]
+    pub upload_limit: RateLimit,
+    /// The most that it fetches from them.
+    #[serde(default)]
+    pub download_limit: RateLimit,
     /// Every node of the mesh, by name.
     pub nodes: Vec<Node>,
     /// Every image in this node's own swarms.
@@ -310,6 +316,8 @@ impl Status {
             role: role(status.role).to_owned(),
             term: status.term,
             master: status.master.clone(),
+            upload_limit: status.limits.upload,
+            download_limit: status.limits.download,
             nodes: status.nodes.iter().map(node).collect(),
             transfers: status.transfers.iter().map(|t| Transfer::new(t, &path(&t.name))).collect(),
         }
@@ -317,15 +325,21 @@ impl Status {
 
     /// For people. If it has to be within `height` lines, nodes that do nothing and copies that rest are left out.
     pub fn table(&self, width: usize, height: Option<usize>) -> String {
-        /// What a headline, the heads of two tables, the lines between them and the count of what is left out take.
-        const AROUND: usize = 6;
+        /// What a headline, the limits, the heads of two tables, the lines between them and the count of what is left
+        /// out take.
+        const AROUND: usize = 7;
         let place = match (&self.master, self.role.as_str()) {
             (_, "master") => "is the master".to_owned(),
             (Some(master), "follower") => format!("follows {master}"),
             (_, "solo") => "is alone".to_owned(),
             _ => "looks for a master".to_owned(),
         };
-        let mut text = format!("mesh {}: {} {place} (term {})\n\n", self.mesh, self.node, self.term);
+        let mut text = format!("mesh {}: {} {place} (term {})\n", self.mesh, self.node, self.term);
+        let limits = RateLimits { upload: self.upload_limit, download: self.download_limit };
+        if limits != RateLimits::default() {
+            text.push_str(&format!("{}\n", self::limits(&limits)));
+        }
+        text.push('\n');
         let mut nodes = Table::new(&["NODE", "ROLE", "STATE", "DOING", "ADDRESS", "WEIGHT", "SITE"]);
         let mut shown: Vec<&Node> = self.nodes.iter().collect();
         let mut own: Vec<&Transfer> = self.transfers.iter().collect();
@@ -520,9 +534,9 @@ pub fn size(bytes: u64) -> String {
 /// How fast payload may go, for people.
 pub fn limits(limits: &RateLimits) -> String {
     let one = |limit: RateLimit| {
-        limit.per_second().map_or_else(|| "unlimited".to_owned(), |rate| format!("at most {}/s", binary_size(rate)))
+        limit.per_second().map_or_else(|| "unlimited".to_owned(), |rate| format!("{}/s", binary_size(rate)))
     };
-    format!("upload {}, download {}", one(limits.upload), one(limits.download))
+    format!("limits: up {}, down {}", one(limits.upload), one(limits.download))
 }
 
 /// Bytes in the binary units that pieces are cut in: `256 KiB`.
@@ -624,6 +638,7 @@ mod tests {
             images: vec![],
             transfers: vec![transfer(TransferState::Fetching), transfer(TransferState::Seeding)],
             trackers: vec![],
+            limits: RateLimits { upload: (1023 << 20).try_into().unwrap(), download: RateLimit::NONE },
         }
     }
 
@@ -649,6 +664,7 @@ mod tests {
         assert_eq!(transfer["seed_left_s"], 41);
         assert_eq!((&transfer["mode"], &transfer["state"]), (&"peer".into(), &"fetching".into()));
         assert_eq!(json["nodes"][1]["state"], "away");
+        assert_eq!((&json["upload_limit"], &json["download_limit"]), (&(1023 << 20).into(), &0.into()));
     }
 
     #[test]
@@ -725,9 +741,15 @@ mod tests {
             downloading: 0,
             downloaded: 29,
         };
+        let limits =
+            RateLimits { upload: (1023 << 30).try_into().unwrap(), download: (1023 << 20).try_into().unwrap() };
+        assert_eq!(super::limits(&limits), "limits: up 1023.0 GiB/s, down 1023.0 MiB/s");
         for width in [20, 40, 60, 80, 200] {
             for text in [shown().table(width, None), Image::table(std::slice::from_ref(&image), width)] {
-                for line in text.lines().filter(|line| !line.starts_with("mesh ") && !line.contains(": waiting")) {
+                let free = |line: &&str| {
+                    line.starts_with("mesh ") || line.starts_with("limits: ") || line.contains(": waiting")
+                };
+                for line in text.lines().filter(|line| !free(line)) {
                     assert!(console::measure_text_width(line) <= width, "{width}: {line:?}");
                 }
             }
@@ -746,6 +768,10 @@ mod tests {
         let shown = Status::new("labmesh", &status, |name| Path::new("/cache").join(name));
         let text = shown.table(80, Some(20));
         assert!(text.lines().count() <= 20, "{text}");
+        assert_eq!(text.lines().nth(1), Some("limits: up 1023.0 MiB/s, down unlimited"));
+        status.limits = RateLimits::default();
+        let unlimited = Status::new("labmesh", &status, |name| Path::new("/cache").join(name));
+        assert!(!unlimited.table(80, None).contains("limits"), "nothing to say");
         assert!(text.contains("\ncomput") && text.contains("\nand 3"), "{text}");
         assert!(text.contains("  fetching  ") && text.contains("  seeding  "), "{text}");
         assert_eq!(

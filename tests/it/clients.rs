@@ -176,6 +176,26 @@ impl Client for Rtorrent {
     }
 }
 
+/// Not Debian's, and minutes to build, so `tests/run` does not install it: `cargo install rqbit --locked`.
+pub(crate) struct Rqbit;
+
+impl Client for Rqbit {
+    fn installed(&self) -> bool {
+        let found = runs("rqbit", &["--version"]);
+        if !found {
+            eprintln!("SKIPPED: rqbit does not run here; cargo install rqbit --locked");
+        }
+        found
+    }
+
+    fn start(&self, host: &Host, torrent: &Path, folder: &Path) -> Program {
+        let mut rqbit = host.command("rqbit");
+        rqbit.args(["--disable-dht", "--disable-lsd", "--disable-upnp-port-forward", "--listen-port=6881"]);
+        rqbit.args(["download", "--disable-http-api", "--overwrite", "--output-folder"]).arg(folder).arg(torrent);
+        spawn(rqbit, folder)
+    }
+}
+
 /// The script that is a client of libtorrent, and makes and shows torrents.
 pub(crate) fn libtorrent_client() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("foreign/libtorrent_client")
@@ -183,12 +203,16 @@ pub(crate) fn libtorrent_client() -> PathBuf {
 
 /// Whether a program runs here; says so if not.
 pub(crate) fn installed(program: &str, arguments: &[&str]) -> bool {
-    let found = Command::new(program).args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).status();
-    let found = found.is_ok_and(|status| status.success());
+    let found = runs(program, arguments);
     if !found {
         eprintln!("SKIPPED: {program} {arguments:?} does not run here; tests/run installs it");
     }
     found
+}
+
+fn runs(program: &str, arguments: &[&str]) -> bool {
+    let status = Command::new(program).args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    status.is_ok_and(|status| status.success())
 }
 
 /// What it prints lies beside its folder, for whoever looks for a failure.

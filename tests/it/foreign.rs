@@ -1,7 +1,7 @@
-//! aria2, Transmission, libtorrent, ctorrent and rTorrent in our swarm, and we in theirs; our info hashes beside those of
-//! other makers.
+//! aria2, Transmission, libtorrent, ctorrent, rTorrent and rqbit in our swarm, and we in theirs; our info hashes beside
+//! those of other makers.
 //!
-//! A client that is not installed skips its test and says so; `tests/run` installs them all.
+//! A client that is not installed skips its test and says so; `tests/run` installs them all but rqbit.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::clients::{Aria2, Client, Ctorrent, Libtorrent, Rtorrent, Transmission, installed, libtorrent_client};
+use crate::clients::{
+    Aria2, Client, Ctorrent, Libtorrent, Rqbit, Rtorrent, Transmission, installed, libtorrent_client,
+};
 use crate::harness::{HTTP_PORT, MIB, Node, escaped, one_master, random_file, same_bytes, scratch, wait_for};
 use crate::lab::{Host, Lab, Link};
 
@@ -114,12 +116,13 @@ fn goes_on_half_way(client: &dyn Client) {
 /// Everybody's client and ours in one swarm. Half way the master is killed; a second whole copy is there.
 #[test]
 fn all_clients_share_one_swarm_and_outlive_the_master() {
-    let clients: [(&str, &dyn Client); 5] = [
+    let clients: [(&str, &dyn Client); 6] = [
         ("aria2", &Aria2),
         ("transmission", &Transmission),
         ("libtorrent", &Libtorrent),
         ("ctorrent", &Ctorrent),
         ("rtorrent", &Rtorrent),
+        ("rqbit", &Rqbit),
     ];
     let Some(lab) = Lab::open(3 + clients.len(), Link::Mbit(50)) else { return };
     let dir = scratch();
@@ -234,6 +237,21 @@ fn rtorrent_downloads_from_us() {
 #[test]
 fn we_fetch_what_rtorrent_seeds() {
     fetches_from(&Rtorrent);
+}
+
+#[test]
+fn rqbit_downloads_from_us() {
+    downloads_from_us(&Rqbit);
+}
+
+#[test]
+fn we_fetch_what_rqbit_seeds() {
+    fetches_from(&Rqbit);
+}
+
+#[test]
+fn rqbit_goes_on_half_way() {
+    goes_on_half_way(&Rqbit);
 }
 
 #[test]

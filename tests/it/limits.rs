@@ -67,10 +67,18 @@ fn a_schedule_holds_from_the_start_and_a_command_over_it() {
     node.restart();
     let limits = |node: &Node, words: &[&str]| {
         let said = node.json(&[&["limit"], words].concat());
+        let status = node.json(&["status"]);
+        for key in ["upload_limit", "download_limit"] {
+            assert_eq!(status[key], said[key], "what is in force is shown everywhere");
+        }
         [said["upload_limit"].as_u64(), said["download_limit"].as_u64()].map(|n| n.unwrap_or_default() / MIB)
     };
     assert_eq!(limits(&node, &[]), [1, 5]);
     assert_eq!(limits(&node, &["--up", "3MiB"]), [3, 5]);
+    let (_, page) = node.page("/");
+    assert!(String::from_utf8_lossy(&page).contains("limits: up 3.0 MiB/s, down 5.0 MiB/s"));
+    let (_, numbers) = node.page("/metrics");
+    assert!(String::from_utf8_lossy(&numbers).contains("\nlabmesh_upload_limit_bytes_per_second 3145728\n"));
     assert!(stays(Duration::from_secs(6), || limits(&node, &[]) == [3, 5]), "the schedule said it again");
     node.stop();
     node.restart();

@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::clients::{Aria2, Libtorrent, Local, Transmission, installed};
+use crate::clients::{Aria2, Client as _, Libtorrent, Local, Transmission, installed};
 use crate::foreign::{IMAGE, arrives, libtorrent_hash, mktorrent};
 use crate::harness::{MIB, Node, PEER_PORT, one_master, random_file, same_bytes, scratch, wait_for};
 use crate::lab::{Host, Lab, Link};
@@ -175,4 +175,36 @@ fn a_client_learns_of_others_from_us() {
     wait_for(LONG, "the client to know the seed", || has_dialled(taker, seed).then_some(()));
     getting.completes(LONG);
     arrives(&folder, &image);
+}
+
+/// The seed is known to a client only, and we know only that client: it tells us. The seed itself hears nothing, or it
+/// would dial us first. That the client is there we hear until we have dialled it, since on its full cable a datagram of
+/// its own may be lost, and the next comes in minutes.
+#[test]
+fn we_learn_of_others_from_a_client() {
+    let Some(lab) = Lab::open(3, Link::Mbit(10)).filter(|_| is_ready(&Libtorrent)) else { return };
+    let dir = scratch();
+    let (image, torrent) = image_without_tracker(dir.path());
+    let (seed, ours, taker) = (lab.host(0), lab.host(1), lab.host(2));
+    let _seed = Libtorrent.start(seed, &torrent, image.parent().expect("a folder"));
+    let node = Node::start(ours, dir.path(), "pc01", &[]);
+    let mut getting = node.get(&torrent.to_string_lossy(), &[]);
+    wait_for(LONG, "it to wait for somebody", || (node.state(IMAGE)? == "waiting").then_some(()));
+    let folder = dir.path().join("taker");
+    fs::create_dir(&folder).expect("a folder can be made");
+    // Its first list goes as soon as it has two connections, the next a minute later: so first with the seed.
+    let _taker = Libtorrent::spawn(taker, &torrent, &folder, &["pex", &seed.addr().to_string()]);
+    wait_for(LONG, "the client to fetch", || (taker.bytes().rx > MIB).then_some(()));
+    let announce = format!(
+        "BT-SEARCH * HTTP/1.1\r\nHost: {GROUP}\r\nPort: {PEER_PORT}\r\nInfohash: {}\r\n\r\n\r\n",
+        libtorrent_hash(&torrent)
+    );
+    wait_for(LONG, "us to know the client", || {
+        let mouth = taker.enter(|| UdpSocket::bind("0.0.0.0:0")).expect("a free port");
+        mouth.send_to(announce.as_bytes(), GROUP).expect("the cable is there");
+        has_dialled(ours, taker).then_some(())
+    });
+    wait_for(LONG, "us to know the seed", || has_dialled(ours, seed).then_some(()));
+    getting.completes(LONG);
+    assert!(same_bytes(&image, &node.file(IMAGE)));
 }

@@ -14,7 +14,7 @@ mod peer;
 
 /// What goes wrong: hostile torrents, full disks, ten thousand connections.
 mod faults;
-/// aria2, Transmission, libtorrent, ctorrent and rTorrent in our swarm, and we in theirs.
+/// aria2, Transmission, libtorrent, ctorrent, rTorrent and rqbit in our swarm, and we in theirs.
 mod foreign;
 /// The main job: eight hosts, one image, and the master and a client killed half way.
 mod lab_main;

@@ -141,7 +141,7 @@ impl<'a> Overview<'a> {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use labmesh_proto::config::{Mode, Weight};
+    use labmesh_proto::config::{Mode, RateLimits, Weight};
     use labmesh_proto::id::NodeId;
     use labmesh_proto::node::Role;
 
@@ -201,6 +201,7 @@ pub(super) mod tests {
             images,
             transfers: vec![],
             trackers: vec![],
+            limits: RateLimits::default(),
         }
     }
 

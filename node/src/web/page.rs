@@ -8,7 +8,8 @@ use std::fmt::{self, Write as _};
 use std::time::Duration;
 
 use bytes::Bytes;
-use labmesh_proto::node::{ImageStatus, NodeStatus, Role, Status, TransferStatus};
+use labmesh_proto::config::RateLimits;
+use labmesh_proto::node::{ImageStatus, NodeStatus, Role, Status};
 use labmesh_proto::wire::control::{TransferReport, TransferState};
 
 use super::overview::{Flow, Overview};
@@ -56,7 +57,7 @@ impl Page {
             build(|out| room::write(out, status, &overview)),
             build(|out| images(out, status, &overview)),
             build(|out| nodes(out, status, &overview)),
-            build(|out| here(out, &status.transfers)),
+            build(|out| here(out, status)),
         ];
         let html = build(|out| {
             let [title, top, main @ ..] = &parts;
@@ -357,7 +358,7 @@ fn transfer_cells(out: &mut String, t: &TransferReport, overview: &Overview<'_>)
 }
 
 /// What this node itself fetches and seeds, in more detail.
-fn here(out: &mut String, transfers: &[TransferStatus]) -> fmt::Result {
+fn here(out: &mut String, status: &Status) -> fmt::Result {
     const COLUMNS: [(&str, bool); 10] = [
         ("image", false),
         ("mode", false),
@@ -371,12 +372,15 @@ fn here(out: &mut String, transfers: &[TransferStatus]) -> fmt::Result {
         ("from", false),
     ];
     out.write_str("<section id=here>\n<h2>On this node</h2>\n")?;
-    if transfers.is_empty() {
+    if status.limits != RateLimits::default() {
+        writeln!(out, "<p class=dim>{}</p>", view::limits(&status.limits))?;
+    }
+    if status.transfers.is_empty() {
         return out.write_str("<p class=dim>This node fetches and seeds nothing.</p>\n</section>\n");
     }
     thead(out, "here", &COLUMNS)?;
     out.write_str("<tbody>\n")?;
-    for t in transfers {
+    for t in &status.transfers {
         let permille = u64::from(t.have) * 1000 / u64::from(t.pieces.max(1));
         out.write_str("<tr>")?;
         write!(out, "<td class=\"t name\" data-label=image>{}</td>", Text(&t.name))?;

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::Node;
-use crate::config::{Mode, Weight};
+use crate::config::{Mode, RateLimits, Weight};
 use crate::election;
 use crate::error::DiskError;
 use crate::id::{InfoHash, NodeId, PeerId, Time};
@@ -41,6 +41,8 @@ pub struct Status {
     pub term: u64,
     /// Its master's name, if it has one.
     pub master: Option<String>,
+    /// How fast this node may send and receive now.
+    pub limits: RateLimits,
     /// Every node of the roster, this one included, by name.
     pub nodes: Vec<NodeStatus>,
     /// Every image of the catalogue, by name.
@@ -172,6 +174,7 @@ impl Node {
             role: role(self.election.role()),
             term: self.election.highest().term,
             master: master.map(|m| self.name_of(&m)),
+            limits: self.limiter.limits(),
             nodes: self.node_statuses(),
             images: self.image_statuses(),
             torrents: self.torrent_statuses(),

@@ -3,7 +3,8 @@
 //! Rule: an announce costs as few system calls as the kernel allows, and the mind is asked once for all that came in one
 //! turn. A connection is read at once, since the request is often there already; it is watched only if it is not. What
 //! is no announce is handed to the pages with what was read of it. While the mind has a batch, at most one more is
-//! gathered; then the desk reads no more, and the kernel's buffers and their limits hold.
+//! gathered; then the desk reads no more, and the kernel's buffers and their limits hold. Under load it rests a moment
+//! between two turns, so that batches are worth their way.
 //!
 //! There is no clock here: a timer rings once a second, and every deadline is a number of rings.
 //!
@@ -14,6 +15,7 @@ use std::io::{self, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use labmesh_proto::id::RequestId;
 use labmesh_proto::wire::http_tracker::{self, Announce, Announced};
@@ -37,6 +39,11 @@ use crate::metrics::Counters;
 /// Announces that are gathered before the mind is asked, and datagrams or connections that are taken in one turn: the
 /// mind spends less than a millisecond on them, so that a heartbeat is never late.
 const BATCH_MAX: usize = 256;
+/// Rest after a turn that brought several announces: under load more come together, so that they share the changes
+/// between this thread and the driver's, and the kernel has nobody to wake for each. One that comes alone never waits.
+const GATHER: Duration = Duration::from_micros(200);
+/// A turn with more than these is worth its way without a rest.
+const CROWD_MAX: usize = 32;
 /// Announces that wait for the mind or for the master; the oldest is given up.
 const WAITING_MAX: usize = 4096;
 /// Bytes of a head that the desk keeps: an announce has some 300. With more the pages deal.
@@ -220,7 +227,11 @@ impl Desk {
                     self.happened(event.data.u64());
                 }
             }
+            let came = self.batch.len();
             self.ask();
+            if (2..=CROWD_MAX).contains(&came) {
+                std::thread::sleep(GATHER);
+            }
         }
         self.say_goodbye();
     }
@@ -313,7 +324,7 @@ impl Desk {
                 Err(Errno::CONNABORTED | Errno::INTR) => continue,
                 Err(error) => {
                     debug!(%error, "cannot take an HTTP connection");
-                    return std::thread::sleep(std::time::Duration::from_millis(ACCEPT_PAUSE_MS));
+                    return std::thread::sleep(Duration::from_millis(ACCEPT_PAUSE_MS));
                 }
             };
             let Some(addr) = addr else { continue };

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use labmesh_proto::config::{Mode, Weight};
+use labmesh_proto::config::{Mode, RateLimit, RateLimits, Weight};
 use labmesh_proto::id::{InfoHash, NodeId, PeerId, RequestId};
 use labmesh_proto::io::{Command, Refusal, Reply};
 use labmesh_proto::node::{ImageStatus, NodeStatus, Role, Status, TorrentStatus, TransferStatus};
@@ -119,6 +119,7 @@ fn world() -> World {
         }],
         transfers: vec![transfer],
         trackers: vec!["10.0.0.1:6969".parse().unwrap(), "10.0.0.2:7000".parse().unwrap()],
+        limits: RateLimits { upload: (1 << 20).try_into().unwrap(), download: RateLimit::NONE },
     };
     World { torrents, status }
 }
@@ -463,6 +464,7 @@ async fn the_page_shows_bttracks_columns_the_nodes_and_what_is_waited_for() {
     assert!(page.contains("href=\"/images/a.img.torrent\""));
     assert!(page.contains("href=\"http://10.0.0.1:6969/\""));
     assert!(page.contains("41.2 %") && page.contains("↓ 112.0 MB/s") && page.contains("42 s"));
+    assert!(page.contains("<p class=dim>limits: up 1.0 MiB/s, down unlimited</p>"));
     assert_eq!(page.matches("<script").count(), 1, "ours: {page}");
     assert!(
         page.contains("<script src=/live.js defer></script>") && !page.contains("pc<07>") && !page.contains("lab <b>1")
