@@ -338,7 +338,7 @@ fn drive(
     started: oneshot::Sender<()>,
     stopped: oneshot::Receiver<()>,
 ) -> anyhow::Result<()> {
-    io::go_first();
+    io::Precedence::First.take();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let driver = runtime.block_on(async {
         let limits = setup.limits;

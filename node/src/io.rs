@@ -37,15 +37,26 @@ pub(crate) mod testing;
 use buffers::Buffer;
 use source::Source;
 
-/// Of the threads that go before those that hash and copy.
-const NICE: i32 = -10;
+/// A thread that goes before those that hash and copy. It needs little.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Precedence {
+    /// The driver: a heartbeat that waits for a core is an election.
+    First,
+    /// The tracker: a room that starts waits for its announces, but a flood of them must not keep the driver waiting.
+    Second,
+}
 
-/// Lets the calling thread go before those that hash and copy. For the driver's and the tracker's: they need little; a
-/// heartbeat that waits for a core is an election, and a room that starts waits for its announces. Only root may ask.
-pub(crate) fn go_first() {
-    // On Linux this is the calling thread alone.
-    if let Err(error) = rustix::process::setpriority_process(None, NICE) {
-        tracing::debug!(%error, "a thread has no precedence");
+impl Precedence {
+    /// Gives it to the calling thread. Only root may ask.
+    pub(crate) fn take(self) {
+        let nice = match self {
+            Self::First => -10,
+            Self::Second => -5,
+        };
+        // On Linux this is the calling thread alone.
+        if let Err(error) = rustix::process::setpriority_process(None, nice) {
+            tracing::debug!(%error, "a thread has no precedence");
+        }
     }
 }
 

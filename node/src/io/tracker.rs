@@ -172,7 +172,7 @@ pub fn serve(
     let desk = Desk::new(http, udp, answers.clone(), handle, counters.clone(), policy, hand_over, runtime)?;
     let (closed, close) = oneshot::channel();
     let run = move || {
-        crate::io::go_first();
+        crate::io::Precedence::Second.take();
         desk.run();
         // Nobody may be waiting.
         let _ = closed.send(());
