@@ -7,7 +7,9 @@
 //!
 //! How: several rings. Ring `r` orders the members by a hash of `(info hash, r, member)` and links each to its
 //! successor, so the union of the rings is regular and connected, and a join or a leave moves two links a ring. Chance
-//! makes a few of these links coincide; further rings then serve only those who have too few neighbours.
+//! makes a few of these links coincide; further rings then serve only those who have too few neighbours, and lead to
+//! others like them as long as they can: everybody shares his link among his neighbours, so who has fewer than they have
+//! receives less than they do.
 //!
 //! What the rings do not give is attached by consistent hashing with bounded load: one seeder to each who missed one
 //! (as far as the seeders' degree goes), some uploaders to each leecher, which uploads nothing and so is no link of
@@ -41,6 +43,9 @@ const CROWD_MAX: usize = PEERS_PER_IMAGE_MAX * 3 / 4;
 /// After this many rings somebody may be left with fewer links than [`DEGREE_MIN`]. Nearly all graphs need fewer than 16;
 /// with sixteen members a ring seldom has one of the two that the last one still lacks, and 32 left one in some thousands.
 const RINGS_MAX: u64 = 256;
+/// So many further rings have nobody in them but those who have too few neighbours, and give half of them one more. They
+/// have usually found each other by then; the last of them need somebody who has enough.
+const RINGS_OF_NEEDY: u64 = 12;
 
 /// A place whose inner links are cheap: nodes behind one switch. A digest of the site's configured name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -309,12 +314,17 @@ fn regular(salt: u64, ids: &[u64]) -> Vec<(u32, u32)> {
         }
         let salt = mix(salt, ring);
         order.clear();
-        order.extend((0..count).map(|m| (mix(salt, ids[m as usize]), m)));
+        let only_needy = (base..base + RINGS_OF_NEEDY).contains(&ring);
+        let members = (0..count).filter(|m| needy[*m as usize] || !only_needy);
+        order.extend(members.map(|m| (mix(salt, ids[m as usize]), m)));
         order.sort_unstable();
         let successors = order.iter().cycle().skip(1);
-        for (&(_, a), &(_, b)) in order.iter().zip(successors) {
+        for (&(place, a), &(next, b)) in order.iter().zip(successors) {
+            // One link for each of a pair, and chance says who are pairs, so that this stays local too.
+            let pair = place % 2 == 0 && next % 2 == 1;
+            let wanted = if only_needy { pair } else { needy[a as usize] || needy[b as usize] };
             let room = graph.degree(a) < DEGREE_MAX && graph.degree(b) < DEGREE_MAX;
-            if (needy[a as usize] || needy[b as usize]) && room && graph.link(a, b) {
+            if wanted && room && graph.link(a, b) {
                 links.push((a, b));
             }
         }

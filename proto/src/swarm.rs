@@ -23,6 +23,7 @@ use crate::wire::metainfo::Metainfo;
 use crate::wire::peer::{Extended, Handshake, Message, Range};
 
 use self::contacts::{Contacts, Source};
+use self::download::Serving;
 use self::mode::{Life, Situation};
 use self::pace::Allowance;
 use self::peer::{Ledger, Peer};
@@ -203,8 +204,8 @@ pub struct Swarm {
     peers: Vec<Peer>,
     /// Index into `peers` by connection, or `NOBODY`.
     by_conn: Vec<u32>,
-    /// Peers that we are interested in and that serve us, once counted.
-    serving: Option<u64>,
+    /// Once counted.
+    serving: Option<Serving>,
     ledger: Ledger,
     contacts: Contacts,
     upload: Upload,
@@ -821,6 +822,7 @@ impl Swarm {
         if self.peers[p].has.is_full() {
             self.geometry.all().for_each(|piece| self.picker.less(piece));
             self.picker.seed(true);
+            self.serving = None;
         }
         if !self.pieces.here().has(piece) {
             self.peers[p].useful += 1;

@@ -21,8 +21,18 @@ use crate::wire::peer::{Message, Range};
 pub(super) const STALL: Duration = Duration::from_secs(2);
 const STALL_FACTOR: u32 = 4;
 const STALL_MAX: Duration = Duration::from_secs(20);
+/// So many serve us where the tracker does not connect everybody with everybody.
+const LARGE_ROOM: u64 = 14;
 /// Blocks that nobody asked for, beyond those that crossed a cancel, before the peer is dropped.
 const UNREQUESTED_MAX: usize = 16;
+
+/// Peers that we are interested in and that serve us.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Serving {
+    all: u64,
+    /// Those of them that have every piece.
+    whole: u64,
+}
 
 impl Swarm {
     /// Asks a peer for as much as its pipeline takes.
@@ -35,7 +45,7 @@ impl Swarm {
         if peer.peer_choking || !peer.am_interested {
             return;
         }
-        let sources = self.count_serving();
+        let sources = self.sources_beside(p);
         let together = self.down.per_second(now);
         while self.peers[p].room(now, sources, together) > 0 {
             if !self.may(Direction::Down) {
@@ -51,9 +61,16 @@ impl Swarm {
         self.peers[p].hungry = false;
     }
 
-    fn count_serving(&mut self) -> u64 {
-        let serves = |q: &&Peer| !q.peer_choking && q.am_interested;
-        *self.serving.get_or_insert_with(|| self.peers.iter().filter(serves).count() as u64)
+    /// Among how many that serve us what is asked of all is shared. In a large room a whole copy has more neighbours than
+    /// others have, and serves each of them less: who is one of them would be the last, so the others share as if it were
+    /// not there. In a small room everybody has the same neighbours.
+    fn sources_beside(&mut self, p: usize) -> u64 {
+        let Serving { all, whole } = *self.serving.get_or_insert_with(|| {
+            let serving = self.peers.iter().filter(|q| !q.peer_choking && q.am_interested);
+            let whole = serving.clone().filter(|q| q.has.is_full()).count() as u64;
+            Serving { all: serving.count() as u64, whole }
+        });
+        if all < LARGE_ROOM || self.peers[p].has.is_full() || whole == all { all } else { all - whole }
     }
 
     /// Asks every peer that has room: something changed for all of them.
