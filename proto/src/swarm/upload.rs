@@ -154,7 +154,7 @@ impl Swarm {
         }
         while self.upload.handed < self.handed_together(now) {
             let Some(p) = self.next_to_serve(now) else { break };
-            if !self.may(Direction::Up) {
+            if self.upload.handed >= self.handed_beside(now, p) || !self.may(Direction::Up) {
                 break;
             }
             self.hand(now, p);
@@ -199,6 +199,13 @@ impl Swarm {
     /// How much one peer is handed at a time.
     fn handed_most(&self, now: Time) -> u64 {
         HANDED_BYTES.max(self.up.per_second(now) / 1000 * HANDED_TIME_MS)
+    }
+
+    /// How much may be on its way to others when this peer is handed more. Beside a seeder, who comes first, no more than
+    /// what keeps the link busy until it asks again.
+    fn handed_beside(&self, now: Time, p: usize) -> u64 {
+        let seeder_waits = || self.peers.iter().any(|q| q.seeder && q.peer_interested);
+        if self.is_behind_seeders(p) && seeder_waits() { 2 * self.handed_most(now) } else { self.handed_together(now) }
     }
 
     /// How much all peers together are handed at a time.
