@@ -38,9 +38,11 @@ const HANDED_TIME_MS: u64 = 5;
 /// The same for all peers together: twice that, but four large blocks as long as these are not more than 40 ms of the
 /// present rate, and two in any case. A peer that others serve too takes a part of its link from us, so with one block at a
 /// time the link idles; where a block is long, each more delays all of them on their way to those who wait for them.
+/// Where only two take, one after the other is fair, and TCP is not to one that begins beside one that is well served.
 const TOGETHER_BYTES_LEAST: u64 = 512 * 1024;
 const TOGETHER_BYTES: u64 = 1024 * 1024;
 const TOGETHER_TIME_MS: u64 = 40;
+const TAKERS_LEAST: usize = 3;
 /// Promises to one peer cover this much, so that whatever it has on the way is something that nobody has.
 const PROMISED_BYTES: u64 = 2 * 1024 * 1024;
 /// A peer that has not taken what was handed to it for this long, or for this many times as long as the whole link
@@ -210,8 +212,13 @@ impl Swarm {
 
     /// How much all peers together are handed at a time.
     fn handed_together(&self, now: Time) -> u64 {
+        let one_by_one = 2 * self.handed_most(now);
+        let takers = self.peers.iter().filter(|q| q.handed > 0 || !q.wanted.is_empty());
+        if takers.take(TAKERS_LEAST).count() < TAKERS_LEAST {
+            return one_by_one;
+        }
         let several = self.up.per_second(now) / 1000 * TOGETHER_TIME_MS;
-        several.clamp(TOGETHER_BYTES_LEAST, TOGETHER_BYTES).max(2 * self.handed_most(now))
+        several.clamp(TOGETHER_BYTES_LEAST, TOGETHER_BYTES).max(one_by_one)
     }
 
     fn unchoked(&self, ours: bool) -> impl Iterator<Item = usize> + '_ {
