@@ -4,16 +4,16 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::harness::{
-    HTTP_PORT, MIB, Node, PEER_PORT, http_get, one_master, random_file, same_bytes, scratch, stays, wait_for,
+    HTTP_PORT, MIB, Node, PEER_PORT, connect_from, http_get, one_master, random_file, same_bytes, scratch, stays,
+    wait_for,
 };
 use crate::lab::{Host, Lab, Link};
 use crate::peer::{BITFIELD, INTERESTED, PIECE, REQUEST, RawPeer, UNCHOKE, handshake};
@@ -186,10 +186,7 @@ fn ten_thousand_connections_leave_the_node_up() {
 
 /// The start page's head, as a client of that address gets it.
 fn page_for(client: Ipv4Addr, to: SocketAddr) -> String {
-    let socket = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
-    bind(&socket, &SocketAddrV4::new(client, 0)).expect("all of 127.0.0.0/8 is ours");
-    connect(&socket, &to).expect("it listens");
-    let mut stream = TcpStream::from(socket);
+    let mut stream = connect_from(client, to);
     stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout can be set");
     write!(stream, "GET / HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\n\r\n").expect("it reads");
     let mut answer = Vec::new();

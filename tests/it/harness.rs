@@ -6,13 +6,14 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rustix::net::{self, AddressFamily, SocketType};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -510,6 +511,15 @@ pub(crate) fn one_master(nodes: &[&Node], limit: Duration) -> usize {
 /// The 40 hexadecimal digits of an info hash as they stand in a query.
 pub(crate) fn escaped(hash: &str) -> String {
     (0..20).map(|i| format!("%{}", &hash[2 * i..2 * i + 2])).collect()
+}
+
+/// A connection from one of the addresses of this machine.
+#[track_caller]
+pub(crate) fn connect_from(source: Ipv4Addr, to: SocketAddr) -> TcpStream {
+    let socket = net::socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
+    net::bind(&socket, &SocketAddrV4::new(source, 0)).expect("all of 127.0.0.0/8 is ours");
+    net::connect(&socket, &to).expect("it listens");
+    socket.into()
 }
 
 /// A GET of HTTP/1.1 from some host: status code and body. Panics if the answer is not HTTP.
