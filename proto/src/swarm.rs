@@ -750,7 +750,8 @@ impl Swarm {
             Message::Have(piece) => {
                 let piece = self.piece(piece)?;
                 self.note(p, piece);
-                self.after_learning(now, p);
+                let news = self.is_left_to_ask(piece);
+                self.after_learning(now, p, news);
             }
             Message::Choke => {
                 self.peers[p].peer_choking = true;
@@ -800,7 +801,7 @@ impl Swarm {
             let known = &self.peers[p].has;
             let new: Vec<PieceIndex> = has.iter(self.geometry).filter(|piece| !known.has(*piece)).collect();
             new.into_iter().for_each(|piece| self.note(p, piece));
-            return self.after_learning(now, p);
+            return self.after_learning(now, p, true);
         }
         if has.is_full() {
             self.picker.seed(true);
@@ -810,7 +811,7 @@ impl Swarm {
         let here = self.pieces.here();
         self.peers[p].useful = has.iter(self.geometry).filter(|piece| !here.has(*piece)).count() as u32;
         self.peers[p].has = has;
-        self.after_learning(now, p);
+        self.after_learning(now, p, true);
     }
 
     /// The peer has this piece; nothing is done about it yet.
@@ -829,13 +830,14 @@ impl Swarm {
         }
     }
 
-    fn after_learning(&mut self, now: Time, p: usize) {
+    /// What follows from what a peer has; `news` if something that is left to ask may be among it.
+    fn after_learning(&mut self, now: Time, p: usize, news: bool) {
         if self.complete_since.is_some() && self.peers[p].has.is_full() {
             return self.close(now, p, CloseReason::NothingToDo);
         }
         self.review_interest(p);
         // Who has enough to send is asked again when a block comes.
-        if self.peers[p].hungry {
+        if news && self.peers[p].hungry {
             self.fill(now, p);
         }
     }

@@ -80,6 +80,14 @@ impl Swarm {
         }
     }
 
+    /// Whether a peer that had nothing more for us may be asked for something once it has this piece.
+    pub(super) fn is_left_to_ask(&self, piece: PieceIndex) -> bool {
+        self.picker.contains(piece)
+            || self.picker.is_empty()
+            || self.out_of_buffers()
+            || self.pieces.partial(piece).is_some_and(Partial::has_free)
+    }
+
     fn next_block(&mut self, now: Time, p: usize) -> Option<Block> {
         let len = self.peers[p].block_len.min(self.may_ask.block_most);
         if let Some(piece) = self.peers[p].current {

@@ -19,7 +19,7 @@ const LOOKED_AT: usize = 32;
 pub struct Picker {
     geometry: Geometry,
     /// The missing pieces, rarest bucket first.
-    order: Vec<u32>,
+    order: Vec<PieceIndex>,
     /// Where a piece stands in `order`, or `GONE`.
     place: Vec<u32>,
     /// The same pieces as a set.
@@ -34,17 +34,15 @@ pub struct Picker {
 impl Picker {
     /// All pieces that `have` lacks, in a random order of their own.
     pub fn new(geometry: Geometry, have: &Bitfield, rng: &mut ChaCha8Rng) -> Self {
-        let mut order: Vec<u32> = geometry.all().filter(|p| !have.has(*p)).map(PieceIndex::get).collect();
+        let mut order: Vec<PieceIndex> = geometry.all().filter(|p| !have.has(*p)).collect();
         for i in (1..order.len()).rev() {
             order.swap(i, rng.next_u64() as usize % (i + 1));
         }
         let mut place = vec![GONE; geometry.pieces() as usize];
         let mut waiting = Bitfield::empty(geometry.pieces());
         for (i, piece) in order.iter().enumerate() {
-            place[*piece as usize] = i as u32;
-        }
-        for piece in geometry.all().filter(|p| !have.has(*p)) {
-            waiting.set(piece);
+            place[piece.index()] = i as u32;
+            waiting.set(*piece);
         }
         let starts = vec![0, order.len() as u32];
         let availability = vec![0; geometry.pieces() as usize];
@@ -65,7 +63,7 @@ impl Picker {
             self.grow(a + 1);
             // The piece becomes the first of the next bucket, which begins one earlier.
             self.starts[a + 1] -= 1;
-            self.swap_to(piece.get(), self.starts[a + 1]);
+            self.swap_to(piece, self.starts[a + 1]);
         }
     }
 
@@ -76,7 +74,7 @@ impl Picker {
         if self.place[piece.index()] != GONE {
             let a = usize::from(a);
             // The piece becomes the last of the bucket before, which ends one later.
-            self.swap_to(piece.get(), self.starts[a]);
+            self.swap_to(piece, self.starts[a]);
             self.starts[a] += 1;
         }
     }
@@ -89,7 +87,7 @@ impl Picker {
         let buckets = self.starts.len() - 1;
         for a in usize::from(self.availability[piece.index()])..buckets {
             self.starts[a + 1] -= 1;
-            self.swap_to(piece.get(), self.starts[a + 1]);
+            self.swap_to(piece, self.starts[a + 1]);
         }
         self.order.pop();
         self.place[piece.index()] = GONE;
@@ -104,18 +102,18 @@ impl Picker {
         let a = usize::from(self.availability[piece.index()]);
         self.grow(a);
         self.place[piece.index()] = self.order.len() as u32;
-        self.order.push(piece.get());
+        self.order.push(piece);
         self.waiting.set(piece);
         for bucket in (a + 1..self.starts.len()).rev() {
-            self.swap_to(piece.get(), self.starts[bucket]);
+            self.swap_to(piece, self.starts[bucket]);
             self.starts[bucket] += 1;
         }
     }
 
     /// The rarest missing piece that `them` has.
     pub fn pick(&self, them: &Bitfield) -> Option<PieceIndex> {
-        let rarest = self.order.iter().take(LOOKED_AT).filter_map(|p| self.geometry.piece(*p));
-        rarest.clone().find(|piece| them.has(*piece)).or_else(|| {
+        let rarest = self.order.iter().take(LOOKED_AT).copied().find(|piece| them.has(*piece));
+        rarest.or_else(|| {
             // It has few that are waited for: those are looked at instead of all that are waited for.
             let common = self.waiting.common(them).filter_map(|p| self.geometry.piece(p));
             common.min_by_key(|piece| self.place[piece.index()])
@@ -159,12 +157,12 @@ impl Picker {
         }
     }
 
-    fn swap_to(&mut self, piece: u32, to: u32) {
-        let from = self.place[piece as usize];
+    fn swap_to(&mut self, piece: PieceIndex, to: u32) {
+        let from = self.place[piece.index()];
         let other = self.order[to as usize];
         self.order.swap(from as usize, to as usize);
-        self.place[other as usize] = from;
-        self.place[piece as usize] = to;
+        self.place[other.index()] = from;
+        self.place[piece.index()] = to;
     }
 }
 
@@ -222,7 +220,7 @@ mod tests {
                     3 => { picker.insert(piece); missing[i] = true; }
                     _ => {}
                 }
-                let listed: Vec<u16> = picker.order.iter().map(|p| model[*p as usize]).collect();
+                let listed: Vec<u16> = picker.order.iter().map(|p| model[p.index()]).collect();
                 prop_assert!(listed.is_sorted(), "{listed:?}");
                 prop_assert_eq!(picker.len() as usize, missing.iter().filter(|m| **m).count());
                 let nobody = (0..12).filter(|i| missing[*i] && model[*i] == 0).count();
