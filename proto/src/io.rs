@@ -53,7 +53,7 @@ pub enum Input {
         /// Where it came from; the master's address.
         from: SocketAddr,
         /// What it said.
-        beat: Beat,
+        beat: Box<Beat>,
     },
 
     // ---- control
@@ -83,7 +83,7 @@ pub enum Input {
         /// Who said it.
         from: NodeId,
         /// What.
-        message: control::Message,
+        message: Box<control::Message>,
     },
     /// The epoch of an [`Output::Persist`] is on disk.
     Persisted {
@@ -404,10 +404,10 @@ pub enum Output {
         /// Control addresses of the followers.
         to: Vec<SocketAddr>,
         /// Its signature is filled in by the driver.
-        beat: Beat,
+        beat: Box<Beat>,
     },
     /// Sign and multicast.
-    Beacon(Beat),
+    Beacon(Box<Beat>),
 
     // ---- control
     /// Open a control connection.
@@ -424,10 +424,10 @@ pub enum Output {
         /// To whom.
         to: NodeId,
         /// What.
-        message: control::Message,
+        message: Box<control::Message>,
     },
     /// Say it to everybody; a [`Beat`] of our own is signed by the driver.
-    Gossip(control::Message),
+    Gossip(Box<control::Message>),
     /// Put the highest epoch on disk, then say [`Input::Persisted`].
     Persist {
         /// The epoch; higher than every one before.

@@ -297,7 +297,7 @@ impl World {
         match event {
             Event::Input(machine, life, input) => self.feed_if(machine, life, *input),
             Event::Timer(machine, life) => self.timer(machine, life),
-            Event::Datagram { from, to, beat } => self.datagram(from, to, *beat),
+            Event::Datagram { from, to, beat } => self.datagram(from, to, beat),
             Event::Found { browser, found } => self.found(browser, found),
             Event::ControlDial { from, life, node, addr } => self.control_dial(from, life, node, addr),
             Event::ControlAnswer { from, life, to, addr } => self.control_answer(from, life, to, addr),
@@ -441,14 +441,14 @@ impl World {
             Output::Beat { to, beat } => {
                 for to in to.into_iter().filter_map(|addr| self.at(addr, CONTROL_PORT)).collect::<Vec<_>>() {
                     if !self.is_lost(self.scenario.lab.lost_datagrams_permille) {
-                        self.later(self.latency(), Event::Datagram { from: me, to, beat: Box::new(beat) });
+                        self.later(self.latency(), Event::Datagram { from: me, to, beat: beat.clone() });
                     }
                 }
             }
             Output::Beacon(beat) => {
                 for to in (0..self.machines.len()).filter(|to| *to != me) {
                     if !self.is_lost(self.scenario.lab.lost_multicasts_permille) {
-                        self.later(self.latency(), Event::Datagram { from: me, to, beat: Box::new(beat) });
+                        self.later(self.latency(), Event::Datagram { from: me, to, beat: beat.clone() });
                     }
                 }
             }
@@ -458,11 +458,11 @@ impl World {
             Output::Hangup(node) => self.hang_up(me, node),
             Output::Send { to, message } => {
                 if let Some(to) = self.by_id(to).filter(|to| self.control.is_up(me, *to)) {
-                    let message = self.through_codec(message)?;
+                    let message = self.through_codec(*message)?;
                     self.say(me, to, message);
                 }
             }
-            Output::Gossip(message) => self.through_codec(message).map(|message| self.gossip(me, &message))?,
+            Output::Gossip(message) => self.through_codec(*message).map(|message| self.gossip(me, &message))?,
             Output::Persist { epoch } => {
                 let at = self.machines[me].disk.small(self.now);
                 self.answer_at(at, me, Input::Persisted { epoch });
@@ -564,7 +564,7 @@ impl World {
         self.feed(browser, input)
     }
 
-    fn datagram(&mut self, from: usize, to: usize, beat: Beat) -> Result<(), String> {
+    fn datagram(&mut self, from: usize, to: usize, beat: Box<Beat>) -> Result<(), String> {
         if self.is_lost(self.loss) || self.machines[to].deaf || !self.reaches(from, to) {
             return Ok(());
         }

@@ -445,7 +445,7 @@ impl Control {
             tracing::debug!(?from, "message with a forged heartbeat refused");
             return None;
         }
-        Some(Input::Control { from, message })
+        Some(Input::Control { from, message: Box::new(message) })
     }
 }
 

@@ -257,7 +257,7 @@ async fn receive(socket: Arc<UdpSocket>, mut ear: Ear, mut members: Option<Membe
                     }
                 };
                 let Some(beat) = ear.judge(from, &buffer[..length]) else { continue };
-                if ear.events.send(Event::Input(Input::Beat { from, beat })).await.is_err() {
+                if ear.events.send(Event::Input(Input::Beat { from, beat: Box::new(beat) })).await.is_err() {
                     return;
                 }
             }

@@ -62,7 +62,7 @@ impl Node {
     }
 
     fn send(&mut self, to: NodeId, message: Message) {
-        self.outputs.push_back(Output::Send { to, message });
+        self.outputs.push_back(Output::Send { to, message: Box::new(message) });
     }
 
     fn send_to_master(&mut self, message: Message) {
@@ -79,7 +79,7 @@ impl Node {
             Input::Beat { from, beat } => {
                 let addr = SocketAddr::new(from.ip(), beat.control_port);
                 self.discovery.handle_input(now, discovery::Input::Beat { node: beat.epoch.node, addr });
-                self.election.handle_input(now, election::Input::Beat { beat, direct: true });
+                self.election.handle_input(now, election::Input::Beat { beat: *beat, direct: true });
             }
             Input::ControlUp { node, addr } => {
                 self.roster.handle_input(now, roster::Input::Up { node, addr });
@@ -95,7 +95,7 @@ impl Node {
             Input::ControlUnreachable { node, addr, refused } => {
                 self.discovery.handle_input(now, discovery::Input::Unreachable { node, addr, refused });
             }
-            Input::Control { from, message } => self.hear(now, from, message),
+            Input::Control { from, message } => self.hear(now, from, *message),
             Input::Persisted { epoch } => self.election.handle_input(now, election::Input::Persisted { epoch }),
             Input::Announce { id, announce } => self.client_announces(now, id, announce),
             Input::Probed { info_hash, addr, reachable } => {
@@ -214,10 +214,10 @@ impl Node {
         match output {
             election::Output::Beat(beat) => {
                 let to = self.roster.followers().collect();
-                self.outputs.push_back(Output::Beat { to, beat });
+                self.outputs.push_back(Output::Beat { to, beat: Box::new(beat) });
             }
-            election::Output::Beacon(beat) => self.outputs.push_back(Output::Beacon(beat)),
-            election::Output::Gossip(message) => self.outputs.push_back(Output::Gossip(message)),
+            election::Output::Beacon(beat) => self.outputs.push_back(Output::Beacon(Box::new(beat))),
+            election::Output::Gossip(message) => self.outputs.push_back(Output::Gossip(Box::new(message))),
             election::Output::Send { to, message } => self.send(to, message),
             election::Output::Persist { epoch } => self.outputs.push_back(Output::Persist { epoch }),
             election::Output::Redial(node) => {

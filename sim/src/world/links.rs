@@ -105,7 +105,7 @@ impl World {
         }
         let sender = self.machines[from].id;
         match (word, self.control.is_up(to, from)) {
-            (Word::Say(message), true) => self.feed(to, Input::Control { from: sender, message }),
+            (Word::Say(message), true) => self.feed(to, Input::Control { from: sender, message: Box::new(message) }),
             (Word::End, true) => {
                 self.control.down(to, from);
                 self.feed(to, Input::ControlDown { node: sender })
@@ -123,7 +123,7 @@ impl World {
         let reached = self.control.gossip(me, |a, b| self.reaches(a, b) && self.machines[b].power == Power::On);
         let from = self.machines[me].id;
         for (to, hops) in reached {
-            let input = Input::Control { from, message: message.clone() };
+            let input = Input::Control { from, message: Box::new(message.clone()) };
             self.answer_at(self.now + self.latency() * hops, to, input);
         }
     }

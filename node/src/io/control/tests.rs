@@ -92,6 +92,10 @@ async fn connect(a: &mut Node, b: &mut Node) {
     assert_eq!(b.next().await, Input::ControlUp { node: a.id, addr: a.addr.ip() });
 }
 
+fn said(from: NodeId, message: Message) -> Input {
+    Input::Control { from, message: Box::new(message) }
+}
+
 fn beat(node: NodeId) -> Beat {
     Beat {
         epoch: Epoch { term: 3, node },
@@ -116,8 +120,8 @@ async fn messages_flow_both_ways_small_and_large() {
             let (to_id, message) = ([a.id, b.id][to], message.clone());
             from.call(move |control| control.send(to_id, message));
         }
-        assert_eq!(b.next().await, Input::Control { from: a.id, message: message.clone() });
-        assert_eq!(a.next().await, Input::Control { from: b.id, message });
+        assert_eq!(b.next().await, said(a.id, message.clone()));
+        assert_eq!(a.next().await, said(b.id, message));
     }
 }
 
@@ -196,7 +200,7 @@ async fn an_oversized_message_is_refused_and_does_not_count_as_said() {
     });
     timeout(PATIENCE, telling.recv()).await.unwrap().unwrap();
     a.call(move |control| control.send(to, Message::HoldingsWanted));
-    assert_eq!(b.next().await, Input::Control { from: a.id, message: Message::HoldingsWanted });
+    assert_eq!(b.next().await, said(a.id, Message::HoldingsWanted));
     let deadline = Instant::now() + PATIENCE;
     while a.in_flight().await != (0, 0) {
         assert!(Instant::now() < deadline, "the sender was never told");
@@ -217,7 +221,7 @@ async fn forged_heartbeats_are_refused_wherever_they_hide() {
         a.call(move |control| control.send(to, message));
     }
     a.call(move |control| control.send(to, Message::HoldingsWanted));
-    assert_eq!(b.next().await, Input::Control { from: a.id, message: Message::HoldingsWanted });
+    assert_eq!(b.next().await, said(a.id, Message::HoldingsWanted));
     assert!(b.happened.try_recv().is_err());
 }
 
@@ -297,7 +301,7 @@ async fn two_that_dial_each_other_are_connected() {
             Input::ControlUp { node: up, .. } if up == from => node.next().await,
             other => other,
         };
-        assert_eq!(heard, Input::Control { from, message });
+        assert_eq!(heard, said(from, message));
     }
 }
 
@@ -317,7 +321,7 @@ async fn a_second_dial_adds_no_connection() {
         control.dial(Some(to), addr);
         control.send(to, Message::HoldingsWanted);
     });
-    assert_eq!(b.next().await, Input::Control { from: a.id, message: Message::HoldingsWanted });
+    assert_eq!(b.next().await, said(a.id, Message::HoldingsWanted));
     let deadline = Instant::now() + PATIENCE;
     loop {
         let (answer, answered) = tokio::sync::oneshot::channel();
@@ -400,7 +404,7 @@ async fn what_is_said_before_the_end_arrives() {
     last.flush(PATIENCE).await;
     drop(last);
     assert!(matches!(b.next().await, Input::ControlUp { .. }));
-    assert_eq!(b.next().await, Input::Control { from, message: Message::Goodbye { epoch, successor: None } });
+    assert_eq!(b.next().await, said(from, Message::Goodbye { epoch, successor: None }));
     assert_eq!(b.next().await, Input::ControlDown { node: from });
 }
 
@@ -420,7 +424,7 @@ async fn silent_connections_keep_nobody_out() {
     assert!(!matches!(read, Ok(1..)), "{read:?}");
     let (of, to) = (a.id, b.id);
     a.call(move |control| control.send(to, Message::HoldingsWanted));
-    assert_eq!(b.next().await, Input::Control { from: of, message: Message::HoldingsWanted });
+    assert_eq!(b.next().await, said(of, Message::HoldingsWanted));
 }
 
 #[tokio::test]
