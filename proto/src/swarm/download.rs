@@ -313,6 +313,8 @@ impl Swarm {
         if self.pieces.state(piece) != State::Verifying {
             return;
         }
+        // With room for another piece, or with that one once more, there is more to ask than before.
+        let more_to_ask = self.out_of_buffers() || matches!(result, Ok(false));
         match result {
             Ok(true) => self.good_piece(piece),
             Ok(false) => self.bad_piece(now, piece),
@@ -320,7 +322,7 @@ impl Swarm {
         }
         if self.pieces.here().is_full() {
             self.ask_border(io::Output::Finish { image: self.image });
-        } else {
+        } else if more_to_ask {
             self.fill_all(now);
         }
     }
