@@ -667,7 +667,7 @@ impl Driver {
             Output::SetAside { name } => {
                 self.in_cache("set aside", |cache| async move { cache.set_aside(&name).await });
             }
-            Output::Delete { name } => self.in_cache("delete", |cache| async move { cache.delete(&name).await }),
+            Output::Delete { id, name } => self.delete(id, name),
             Output::MarkStopped { name, stopped } => {
                 self.in_cache("mark", move |cache| async move { cache.mark_stopped(&name, stopped).await });
             }
@@ -690,6 +690,16 @@ impl Driver {
             if let Err(error) = change.await {
                 tracing::warn!(%error, "cannot {what} in the image folder");
             }
+        });
+    }
+
+    /// The losses that the cache reports come before the answer.
+    fn delete(&self, id: RequestId, name: String) {
+        let (cache, events) = (self.cache.clone(), self.events.clone());
+        self.runtime.spawn(async move {
+            let result = cache.delete(&name).await.map_err(|error| error.to_string());
+            // A node that has ended is nobody to tell.
+            let _ = events.send(io::Event::Input(Input::Deleted { id, result })).await;
         });
     }
 

@@ -73,6 +73,8 @@ impl From<&Refusal> for Failure {
             Refusal::NoSuchImage(_) | Refusal::NotHere(_) => Exit::NoSuchImage,
             Refusal::Ambiguous { .. } => Exit::Usage,
             Refusal::OtherContent { .. }
+            | Refusal::BeingDeleted(_)
+            | Refusal::NotDeleted { .. }
             | Refusal::NoTorrent(_)
             | Refusal::TooMany(_)
             | Refusal::ClosedTracker
@@ -456,16 +458,6 @@ impl Transfer {
         whole && self.bytes_have >= self.size
     }
 
-    /// Whether a person who says `NAME`, `NAME@HASH` or an info hash may mean this one.
-    pub fn is_called(&self, words: &str) -> bool {
-        let named = words.rsplit_once('@').is_some_and(|(name, hash)| name == self.image && self.has_hash(hash));
-        words == self.image || named || (words.len() == self.info_hash.len() && self.has_hash(words))
-    }
-
-    fn has_hash(&self, begins: &str) -> bool {
-        self.info_hash.starts_with(&begins.to_ascii_lowercase())
-    }
-
     /// What keeps it from going on, if anything.
     pub fn trouble(&self) -> Option<String> {
         if let Some(error) = &self.error {
@@ -696,18 +688,6 @@ mod tests {
         assert_eq!(status.nodes[1].id, status.id);
         assert_eq!(shown.nodes[1].transfers.len(), 2, "whatever the others have heard of it");
         assert!(shown.nodes[0].transfers.is_empty());
-    }
-
-    #[test]
-    fn a_transfer_answers_to_its_names() {
-        let transfer = Transfer::new(&transfer(TransferState::Idle), Path::new("/cache/a.img"));
-        let name = transfer.image.clone();
-        for words in [name.clone(), format!("{name}@abab"), "ab".repeat(20), "AB".repeat(20)] {
-            assert!(transfer.is_called(&words), "{words}");
-        }
-        for words in ["other.img".to_owned(), format!("{name}@cd"), "abab".to_owned(), format!("other.img@{}", "ab")] {
-            assert!(!transfer.is_called(&words), "{words}");
-        }
     }
 
     #[test]

@@ -243,6 +243,13 @@ pub enum Input {
         /// Its info hash.
         info_hash: InfoHash,
     },
+    /// The answer to [`Output::Delete`], or in words why nothing was deleted. Losses that follow were said before.
+    Deleted {
+        /// Joins the question.
+        id: RequestId,
+        /// What came of it.
+        result: Result<(), String>,
+    },
     /// Sidecars of a mode or a stop changed by hand.
     CacheStopped {
         /// Its info hash.
@@ -367,6 +374,17 @@ pub enum Refusal {
     /// Not in this cache.
     #[error("{0} is not in the cache of this node")]
     NotHere(String),
+    /// Its files are about to go.
+    #[error("{0} is being deleted on this node; say it again in a moment")]
+    BeingDeleted(String),
+    /// Its files are still there.
+    #[error("{name} is not deleted: {reason}")]
+    NotDeleted {
+        /// The image.
+        name: String,
+        /// What the cache says.
+        reason: String,
+    },
     /// Nobody could say what the image is made of.
     #[error("nobody present could give the torrent of {0}")]
     NoTorrent(String),
@@ -581,8 +599,10 @@ pub enum Output {
         /// Relative path in the cache.
         name: String,
     },
-    /// Delete image, partial copy and sidecars.
+    /// Delete image, partial copy and sidecars, then say [`Input::Deleted`].
     Delete {
+        /// Joins the answer.
+        id: RequestId,
         /// Relative path in the cache.
         name: String,
     },

@@ -85,6 +85,8 @@ pub struct Node {
     wanted: Vec<(InfoHash, WantedBy)>,
     /// Commands that name an image which is not known yet, and the one that is tried for the last time.
     early: VecDeque<commands::Early>,
+    /// Images whose files are about to go, and who asked for it.
+    deleting: Vec<(RequestId, String)>,
     last_try: Option<RequestId>,
     holdings_version: u64,
     /// Announces of clients that were passed on to the master, until it answers.
@@ -122,6 +124,7 @@ impl Node {
             touched: Vec::new(),
             wanted: Vec::new(),
             early: VecDeque::new(),
+            deleting: Vec::new(),
             last_try: None,
             // Never one that an earlier life of this node has used for other holdings.
             holdings_version: rng.next_u64() >> 16,
@@ -192,6 +195,7 @@ impl Node {
                     self.withdraw(now, image);
                 }
             }
+            Input::Deleted { id, result } => self.deleted(now, id, result),
             Input::CacheStopped { info_hash, stopped } => {
                 if let Some(image) = self.image_of(&info_hash) {
                     self.tell_swarm(now, image, swarm::Input::Stopped(stopped));

@@ -66,6 +66,7 @@ impl Lines {
             | Input::CacheHas { .. }
             | Input::CachePart { .. }
             | Input::CacheLost { .. }
+            | Input::Deleted { .. }
             | Input::CacheStopped { .. } => Kind::Disk,
         }
     }
@@ -154,6 +155,8 @@ impl Lines {
                 format!("cache has part of {name}, {mode}{}", stop(*stopped))
             }
             Input::CacheLost { info_hash } => format!("cache lost {}", hash(*info_hash)),
+            Input::Deleted { id, result: Ok(()) } => format!("deleted for {}", id.0),
+            Input::Deleted { id, result: Err(reason) } => format!("not deleted for {}: {reason}", id.0),
             Input::CacheStopped { info_hash, stopped } => {
                 format!("{} {}", hash(*info_hash), if *stopped { "stopped" } else { "started" })
             }
@@ -199,7 +202,7 @@ impl Lines {
             Output::Finish { image } => format!("finish {}", number(*image)),
             Output::CloseImage { image } => format!("close {}", number(*image)),
             Output::SetAside { name } => format!("set {name} aside"),
-            Output::Delete { name } => format!("delete {name}"),
+            Output::Delete { id, name } => format!("delete {name} for {}", id.0),
             Output::MarkStopped { name, stopped } => {
                 format!("mark {name} {}", if *stopped { "stopped" } else { "started" })
             }

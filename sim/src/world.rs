@@ -486,9 +486,9 @@ impl World {
             | Output::Verify { .. }
             | Output::Remember { .. }
             | Output::Finish { .. }
+            | Output::Delete { .. }
             | Output::CloseImage { .. } => self.disk_work(me, output),
             Output::SetAside { name } => self.machines[me].disk.set_aside(&name),
-            Output::Delete { name } => drop(self.machines[me].disk.take(&name)),
             Output::MarkStopped { name, stopped } => {
                 let copies = self.machines[me].disk.copies.iter_mut();
                 copies.filter(|((own, _), _)| *own == name).for_each(|(_, copy)| copy.stopped = stopped);

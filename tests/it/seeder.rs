@@ -352,3 +352,29 @@ fn what_is_there_is_believed_on_request() {
     wait_for(LONG, "it to be looked at", || node.log_text().contains("is not offered").then_some(()));
     assert!(stays(Duration::from_secs(1), || node.listed(IMAGE).is_empty()));
 }
+
+/// `rm` answers when the files are gone: a `get` right after it used to lose what it had begun.
+#[test]
+fn what_was_deleted_can_be_fetched_at_once_and_what_is_locked_stays() {
+    let Some(lab) = Lab::open(2, Link::Unshaped) else { return };
+    let dir = scratch();
+    let image = dir.path().join("room.img");
+    random_file(&image, 3 * MIB, 41);
+    let nodes = [0, 1].map(|n| Node::start(lab.host(n), dir.path(), &format!("pc{n:02}"), &[]));
+    nodes[0].add(&image);
+    nodes[1].sees("room.img", 1);
+    let copy = nodes[1].file("room.img");
+    for _ in 0..10 {
+        nodes[1].cli(&["get", "room.img"]).good();
+        assert!(same_bytes(&image, &copy));
+        nodes[1].cli(&["rm", "--yes", "room.img"]).good();
+        assert!(!copy.exists() && nodes[1].transfer("room.img").is_none());
+    }
+    nodes[1].cli(&["get", "room.img"]).good();
+    let lock = nodes[1].file("room.img.lock");
+    fs::write(&lock, "").expect("the cache can be written to");
+    nodes[1].cli(&["rm", "--yes", "room.img"]).refused(1, &["room.img is not deleted", "room.img.lock"]);
+    assert_eq!(nodes[1].state("room.img").as_deref(), Some("seeding"));
+    fs::remove_file(lock).expect("it is there");
+    nodes[1].cli(&["rm", "--yes", "room.img"]).good();
+}

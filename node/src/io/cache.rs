@@ -176,12 +176,16 @@ impl Cache {
         self.change(name, Sidecars::set_aside).await
     }
 
-    /// Deletes image, partial copy and sidecars; of an image that was added in place, the link.
+    /// Deletes image, partial copy and sidecars; of an image that was added in place, the link. Returns when the loss
+    /// of the image was reported.
     ///
     /// # Errors
     /// If the system refuses, or the image is locked (`NAME.lock`).
     pub async fn delete(&self, name: &str) -> io::Result<()> {
-        self.change(name, Sidecars::delete).await
+        self.change(name, Sidecars::delete).await?;
+        let (reply, done) = oneshot::channel();
+        self.tell(Message::Look(reply)).await.map_err(io::Error::other)?;
+        done.await.map_err(io::Error::other)
     }
 
     /// Writes or removes `NAME.torrent.inactive`.

@@ -66,7 +66,7 @@ impl Node {
             }
             Command::Stop(image) => self.stop(now, &image, true).map(Some),
             Command::Start(image) => self.stop(now, &image, false).map(Some),
-            Command::Remove(image) => self.remove(now, &image).map(Some),
+            Command::Remove(image) => self.remove(now, id, &image).map(|()| None),
             Command::Torrent(hash) => self.torrent(now, id, hash),
             Command::Register(name) => self.register(now, name).map(Some),
             Command::Limit { upload, download } => {
@@ -130,6 +130,7 @@ impl Node {
 
     /// `None`: the answer comes when the torrent does.
     fn get(&mut self, now: Time, id: RequestId, hash: InfoHash, wish: Wish) -> Result<Option<Reply>, Refusal> {
+        self.check_not_deleting(&wish.name)?;
         if self.image_of(&hash).is_some() {
             return Ok(Some(self.resume(now, hash, &wish)));
         }
@@ -140,6 +141,7 @@ impl Node {
 
     fn get_torrent(&mut self, now: Time, metainfo: Arc<Metainfo>, wish: Wish) -> Result<Reply, Refusal> {
         let hash = metainfo.info_hash();
+        self.check_not_deleting(&wish.name)?;
         if self.image_of(&hash).is_some() {
             return Ok(self.resume(now, hash, &wish));
         }
@@ -149,6 +151,7 @@ impl Node {
     /// Starts fetching an image of which nothing is here.
     pub(super) fn fetch(&mut self, now: Time, metainfo: Arc<Metainfo>, wish: Wish) -> Result<Reply, Refusal> {
         let hash = metainfo.info_hash();
+        self.check_not_deleting(&wish.name)?;
         self.check_name(&wish.name, hash, wish.replace)?;
         if self.by_hash.len() >= IMAGES_MAX {
             return Err(Refusal::TooMany(IMAGES_MAX));
@@ -182,6 +185,11 @@ impl Node {
         }
     }
 
+    fn check_not_deleting(&self, name: &str) -> Result<(), Refusal> {
+        let deleting = self.deleting.iter().any(|(_, deleted)| deleted == name);
+        if deleting { Err(Refusal::BeingDeleted(name.to_owned())) } else { Ok(()) }
+    }
+
     fn named(&self, name: &str) -> Option<usize> {
         self.swarms.iter().position(|s| s.as_ref().is_some_and(|s| s.name() == name))
     }
@@ -210,12 +218,36 @@ impl Node {
         }
     }
 
-    fn remove(&mut self, now: Time, image: &str) -> Result<Reply, Refusal> {
-        let image = self.here(image)?;
-        let name = self.swarms[image].as_ref().map(|s| s.name().to_owned());
-        self.withdraw(now, image);
-        self.outputs.extend(name.map(|name| Output::Delete { name }));
-        Ok(Reply::Done)
+    /// The answer comes when the files are gone, so that whoever asks for the image then does not lose it with them.
+    fn remove(&mut self, now: Time, id: RequestId, name: &str) -> Result<(), Refusal> {
+        let image = self.here(name)?;
+        let Some(swarm) = &self.swarms[image] else { return Err(Refusal::NotHere(name.to_owned())) };
+        let (name, complete) = (swarm.name().to_owned(), swarm.is_complete());
+        self.check_not_deleting(&name)?;
+        // Of a partial copy the files are closed first. A whole one is served until it is gone: it may not be ours to
+        // delete.
+        if !complete {
+            self.withdraw(now, image);
+        }
+        self.deleting.push((id, name.clone()));
+        self.outputs.push_back(Output::Delete { id, name });
+        Ok(())
+    }
+
+    /// The files of an image are gone, or cannot be deleted.
+    pub(super) fn deleted(&mut self, now: Time, id: RequestId, result: Result<(), String>) {
+        let Some(at) = self.deleting.iter().position(|(asker, _)| *asker == id) else { return };
+        let (_, name) = self.deleting.swap_remove(at);
+        let reply = match result {
+            Ok(()) => {
+                if let Some(image) = self.named(&name) {
+                    self.withdraw(now, image);
+                }
+                Reply::Done
+            }
+            Err(reason) => Reply::Refused(Refusal::NotDeleted { name, reason }),
+        };
+        self.reply(id, reply);
     }
 
     fn torrent(&mut self, now: Time, id: RequestId, hash: InfoHash) -> Result<Option<Reply>, Refusal> {

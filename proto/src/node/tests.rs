@@ -1,13 +1,14 @@
 //! A whole node alone: what its parts do together.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Node;
 use crate::bitfield::Bitfield;
 use crate::config::{Config, LARGE_BLOCK_BYTES, Mode, RateLimit, RateLimits, TrackerConfig, Weight};
 use crate::id::{Epoch, InfoHash, NodeId, RequestId, Time};
-use crate::io::{Command, Event, Input, Output, Reply};
+use crate::io::{Command, Event, Input, Output, Refusal, Reply};
 use crate::testing::metainfo;
 use crate::wire::http_tracker::{Announce, Announced};
 
@@ -127,4 +128,38 @@ fn a_command_changes_the_limits_that_it_names_and_says_all() {
     assert_eq!(said(ask(None, None)), [reply(told)]);
     let changed = RateLimits { download: RateLimit::NONE, ..told };
     assert_eq!(said(ask(None, Some(RateLimit::NONE))), [Output::Event(Event::Limits(changed)), reply(changed)]);
+}
+
+/// `rm` used to answer before the files were gone, and a `get` right after it lost what it had begun.
+#[test]
+fn an_image_is_served_until_its_files_are_gone_and_can_then_be_wanted_again() {
+    let mut desk = Desk::new();
+    let metainfo = metainfo(1_000_000, 262_144);
+    desk.input(Input::CacheHas { name: "a.img".to_owned(), metainfo: Arc::clone(&metainfo), stopped: false });
+    let here = |desk: &Desk| desk.node.image_of(&metainfo.info_hash()).is_some();
+    let said = |desk: &mut Desk, input| {
+        desk.node.handle_input(desk.now, input);
+        let outputs = std::iter::from_fn(|| desk.node.poll_output());
+        outputs.filter(|o| matches!(o, Output::Reply { .. } | Output::Delete { .. })).collect::<Vec<_>>()
+    };
+    let remove = |id| Input::Command { id: RequestId(id), command: Command::Remove("a.img".to_owned()) };
+    let refused = |id, refusal| Output::Reply { id: RequestId(id), reply: Reply::Refused(refusal) };
+    let delete = |id| Output::Delete { id: RequestId(id), name: "a.img".to_owned() };
+    assert_eq!(said(&mut desk, remove(1)), [delete(1)]);
+    assert_eq!(said(&mut desk, remove(2)), [refused(2, Refusal::BeingDeleted("a.img".to_owned()))]);
+    assert!(here(&desk));
+
+    let locked = Input::Deleted { id: RequestId(1), result: Err("it is locked".to_owned()) };
+    let not_deleted = Refusal::NotDeleted { name: "a.img".to_owned(), reason: "it is locked".to_owned() };
+    assert_eq!(said(&mut desk, locked), [refused(1, not_deleted)]);
+    assert!(here(&desk));
+
+    assert_eq!(said(&mut desk, remove(3)), [delete(3)]);
+    let done = Output::Reply { id: RequestId(3), reply: Reply::Done };
+    assert_eq!(said(&mut desk, Input::Deleted { id: RequestId(3), result: Ok(()) }), [done]);
+    assert!(!here(&desk));
+    let get = Command::GetTorrent { metainfo: Arc::clone(&metainfo), mode: None, seed_time: None, replace: false };
+    let started = Output::Reply { id: RequestId(4), reply: Reply::Started(metainfo.info_hash()) };
+    assert_eq!(said(&mut desk, Input::Command { id: RequestId(4), command: get }), [started]);
+    assert!(here(&desk));
 }

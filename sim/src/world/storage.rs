@@ -34,6 +34,10 @@ impl World {
                 let result = machine.disk.unwritable(0).map_or(Ok(()), Err);
                 self.answer_at(small, me, Input::Finished { image, result });
             }
+            Output::Delete { id, name } => {
+                drop(machine.disk.take(&name));
+                self.answer_at(small, me, Input::Deleted { id, result: Ok(()) });
+            }
             Output::Remember { image, mode, seed_time } => machine.keep_wishes(image, mode, seed_time),
             Output::CloseImage { image } => machine.close(image),
             _ => {}

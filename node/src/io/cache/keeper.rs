@@ -43,6 +43,8 @@ const GATHER: Duration = Duration::from_millis(150);
 pub(super) enum Message {
     /// Something changed in a folder.
     Changed,
+    /// Look now; answered when everything that changed was reported.
+    Look(oneshot::Sender<()>),
     /// Look again, at everything; answered with the number of offered images.
     Rescan(oneshot::Sender<usize>),
     /// A file was put there by us: it is whole.
@@ -188,6 +190,11 @@ impl Keeper {
     fn handle(&mut self, message: Message) {
         match message {
             Message::Changed => self.look_at = self.look_at.min(Instant::now() + GATHER),
+            Message::Look(reply) => {
+                self.look(false, false);
+                // The asker may have gone.
+                let _ = reply.send(());
+            }
             Message::Rescan(reply) => {
                 self.known.retain(|_, known| !matches!(known.state, State::Left(_)));
                 self.look(true, true);
