@@ -206,8 +206,6 @@ fn sockets(bind: IpAddr, port: u16) -> io::Result<(TcpListener, UdpSocket)> {
                 let options = SockRef::from(&tcp);
                 options.set_tcp_nodelay(true)?;
                 options.set_tcp_user_timeout(Some(READ_WITHIN))?;
-                // An announce is acknowledged by its answer: one packet of eight less for both sides.
-                sockopt::set_tcp_quickack(&tcp, false)?;
                 // Beyond the system's limit only root may; others get what the limit allows.
                 if sockopt::set_socket_recv_buffer_size_force(&udp, DATAGRAMS_WAITING).is_err() {
                     udp.set_recv_buffer_size(DATAGRAMS_WAITING)?;
