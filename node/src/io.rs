@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 pub mod buffers;
 pub mod disk;
 pub mod hash;
+mod page_cache;
 pub mod peers;
 pub mod source;
 

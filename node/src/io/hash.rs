@@ -7,7 +7,6 @@
 
 use std::fs::File;
 use std::io;
-use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
 use std::panic::resume_unwind;
 use std::path::Path;
@@ -19,16 +18,19 @@ use labmesh_proto::bitfield::Bitfield;
 use labmesh_proto::id::{Geometry, PieceIndex};
 use labmesh_proto::wire::metainfo::Metainfo;
 use md5::Md5;
-use rustix::fs::{Advice, fadvise};
 use sha1::Digest;
 
 mod lanes;
 
+use super::page_cache;
 use lanes::{Chain, feed};
 pub use lanes::{LANES, sha1_of_pieces};
 
 /// How much of a piece is read at a time: three of these lie in the L2 cache while they are hashed.
 const CHUNK: usize = 256 * 1024;
+
+/// How much of a file is read ahead of its MD5.
+const WINDOW: u64 = 4 * 1024 * 1024;
 
 /// What `.sum` covers (OpenGnsys: `tail -c1M`).
 pub const SUM_TAIL_BYTES: u64 = 1024 * 1024;
@@ -87,20 +89,28 @@ pub fn md5_of_tail(file: &File) -> io::Result<String> {
 fn md5_from(file: &File, start: u64, progress: &Progress<'_>) -> io::Result<String> {
     let mut md5 = Md5::new();
     let mut chunk = vec![0; CHUNK];
+    let in_memory = page_cache::Read::new(file);
     let mut at = start;
+    let mut next = in_memory.begin(start, WINDOW);
     loop {
-        match file.read_at(&mut chunk, at) {
-            Ok(0) => break,
-            Ok(n) => {
-                md5.update(&chunk[..n]);
-                at += n as u64;
-                progress(at - start);
+        // The disk reads the next window while this one is hashed.
+        let end = at + WINDOW;
+        let window = std::mem::replace(&mut next, in_memory.begin(end, WINDOW));
+        while at < end {
+            let want = chunk.len().min((end - at) as usize);
+            match file.read_at(&mut chunk[..want], at) {
+                Ok(0) => return Ok(md5.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
+                Ok(n) => {
+                    md5.update(&chunk[..n]);
+                    at += n as u64;
+                    progress(at - start);
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
             }
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
         }
+        in_memory.end(window);
     }
-    Ok(md5.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// What becomes of each piece; `None` if the file ends before it does.
@@ -112,6 +122,7 @@ struct Pass<'a> {
     geometry: Geometry,
     progress: &'a Progress<'a>,
     found: &'a Found<'a>,
+    in_memory: page_cache::Read<'a>,
     /// The first piece that no thread has taken.
     next: AtomicU64,
     done: AtomicU64,
@@ -120,7 +131,7 @@ struct Pass<'a> {
 
 fn each_piece(file: &File, geometry: Geometry, progress: &Progress<'_>, found: &Found<'_>) -> io::Result<()> {
     let (next, done, failed) = Default::default();
-    let pass = Pass { file, geometry, progress, found, next, done, failed };
+    let pass = Pass { file, geometry, progress, found, in_memory: page_cache::Read::new(file), next, done, failed };
     let cores = thread::available_parallelism().map_or(1, usize::from);
     thread::scope(|scope| {
         let threads: Vec<_> = (0..cores).map(|_| scope.spawn(|| pass.work())).collect();
@@ -140,16 +151,17 @@ impl Pass<'_> {
             if pieces.is_empty() {
                 break;
             }
+            let start = self.geometry.start(pieces[0]);
+            let len = pieces.iter().map(|p| u64::from(self.geometry.piece_len(*p))).sum();
+            let visit = self.in_memory.begin(start, len);
             self.run(&pieces, &mut chunks).inspect_err(|_| self.failed.store(true, Ordering::Relaxed))?;
+            self.in_memory.end(visit);
+            (self.progress)(self.done.fetch_add(len, Ordering::Relaxed) + len);
         }
         Ok(())
     }
 
     fn run(&self, pieces: &[PieceIndex], chunks: &mut [Vec<u8>; LANES]) -> io::Result<()> {
-        let start = self.geometry.start(pieces[0]);
-        let len = pieces.iter().map(|p| u64::from(self.geometry.piece_len(*p))).sum();
-        // The three are read by turns, which the kernel's own read-ahead does not follow. Only a hint: errors are fine.
-        let _ = fadvise(self.file, start, NonZeroU64::new(len), Advice::WillNeed);
         let mut chains = vec![Some(Chain::default()); pieces.len()];
         let longest = self.geometry.piece_len(pieces[0]) as usize;
         for offset in (0..longest).step_by(CHUNK) {
@@ -167,7 +179,6 @@ impl Pass<'_> {
         for (piece, chain) in pieces.iter().zip(chains) {
             (self.found)(*piece, chain.map(Chain::finish))?;
         }
-        (self.progress)(self.done.fetch_add(len, Ordering::Relaxed) + len);
         Ok(())
     }
 }

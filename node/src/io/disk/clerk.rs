@@ -23,6 +23,7 @@ use super::{Events, Image};
 use crate::io::buffers::Buffers;
 use crate::io::hash::md5_of_tail;
 use crate::io::ownership::Ownership;
+use crate::io::page_cache;
 use crate::io::source::disk_error;
 
 /// What a power cut may cost: what was written since the last sync, at most a second of it...
@@ -69,6 +70,7 @@ pub(super) struct Clerk {
 struct Partial {
     image: Arc<Image>,
     journal: Keeper,
+    in_memory: page_cache::Written,
 }
 
 impl Clerk {
@@ -108,7 +110,8 @@ impl Clerk {
             let (file, journal) = open_part(&image, mode, seed_time)?;
             image.source.give(file);
             let have = journal.journal.have.clone();
-            self.partial.push(Partial { image: Arc::clone(&image), journal });
+            let in_memory = page_cache::Written::new();
+            self.partial.push(Partial { image: Arc::clone(&image), journal, in_memory });
             self.due.get_or_insert_with(|| Instant::now() + SYNC_EVERY);
             Ok(have)
         });
@@ -174,15 +177,18 @@ impl Clerk {
 
 impl Partial {
     /// Write, sync, then record: only the pieces that were written before the sync began.
-    ///
-    /// This is also the place to start writeback early (`sync_file_range`) and to drop pages that nobody will ask for.
     fn sync(&mut self) -> Result<(), DiskError> {
         let written = std::mem::take(&mut *self.image.written());
         if written.pieces.is_empty() {
             return Ok(());
         }
         let place = &self.image.place;
-        self.file().sync_data().map_err(|e| place.trouble(&place.part(), &e, written.bytes))?;
+        let file = self.image.source.file().expect("a partial copy is open");
+        file.sync_data().map_err(|e| place.trouble(&place.part(), &e, written.bytes))?;
+        let geometry = self.image.metainfo.geometry();
+        for piece in &written.pieces {
+            self.in_memory.synced(file, geometry.start(*piece), u64::from(geometry.piece_len(*piece)));
+        }
         self.journal.record(written.pieces).map_err(|e| place.trouble(&place.journal(), &e, 0))
     }
 

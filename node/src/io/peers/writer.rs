@@ -1,9 +1,7 @@
 //! The sending half of a connection: messages gathered into one call, blocks from the page cache by `sendfile`.
 
 use std::convert::Infallible;
-use std::fs::File;
-use std::io::{self, IoSliceMut};
-use std::num::NonZeroU64;
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -11,8 +9,7 @@ use labmesh_proto::error::DiskError;
 use labmesh_proto::id::{Block, ConnId};
 use labmesh_proto::io::Input;
 use labmesh_proto::wire::peer::{Message, Range, piece_header};
-use rustix::fs::{Advice, fadvise, sendfile};
-use rustix::io::{ReadWriteFlags, preadv2};
+use rustix::fs::sendfile;
 use rustix::net::{SendFlags, send};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
@@ -23,12 +20,11 @@ use tokio::time::timeout;
 use super::connection::End;
 use super::{Outgoing, Shared};
 use crate::io::Event;
+use crate::io::page_cache::{fetch, is_warm};
 use crate::io::source::{Source, disk_error};
 
 /// Messages are gathered up to this many bytes before they are sent.
 const GATHER_BYTES: usize = 16 * 1024;
-/// Whether a range is in the page cache is asked at every so many bytes: the kernel reads and forgets in larger runs.
-const WARM_STRIDE: u64 = 64 * 1024;
 
 pub(super) struct Writer<'a> {
     shared: &'a Shared,
@@ -139,25 +135,13 @@ fn changed(source: &Source) -> DiskError {
     DiskError::Changed { place: source.place().display().to_string() }
 }
 
-/// Whether `sendfile` would find the range in the page cache, as far as samples tell. A file system that cannot say
-/// counts as cold.
-fn is_warm(file: &File, start: u64, len: u64) -> bool {
-    let last = start + len - 1;
-    (start..last).step_by(WARM_STRIDE as usize).chain([last]).all(|at| {
-        let mut byte = [0];
-        // Beyond the end there is nothing to wait for either.
-        preadv2(file, &mut [IoSliceMut::new(&mut byte)], at, ReadWriteFlags::NOWAIT).is_ok()
-    })
-}
-
 fn fault_in(source: &Source, block: Block) -> Result<(), DiskError> {
     let Some(file) = source.file() else { return Err(changed(source)) };
     let geometry = source.geometry();
     let start = geometry.start(block.piece) + u64::from(block.offset);
     // The rest of the piece will be asked for next: one run of the disk's head instead of one per block.
     let rest = u64::from(geometry.piece_len(block.piece) - block.offset);
-    // A hint only.
-    let _ = fadvise(file, start, NonZeroU64::new(rest), Advice::WillNeed);
+    fetch(file, start, rest);
     let mut scratch = [0; 16 * 1024];
     let (mut at, end) = (start, start + u64::from(block.len));
     while at < end {
