@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -37,6 +38,8 @@ class Lab:
         self.hosts, self.uplink = hosts, uplink
         self.children = []
         atexit.register(self.close)
+        # A room of gigabytes in memory must not outlive whoever ends the script.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
         allowed = Path("/proc/sys/net/ipv4/tcp_allowed_congestion_control")
         if "cubic" not in allowed.read_text().split():
             allowed.write_text(allowed.read_text().strip() + " cubic")

@@ -6,7 +6,7 @@
 //! file that is read through the beginning stays, since the next who reads it through begins there; what was in memory
 //! before stays in any case. Files that are sent are left to the kernel: who seeds is there to seed.
 //!
-//! All of this is advice to the kernel: where it fails or does nothing (`tmpfs`), nothing is lost.
+//! All of this is advice to the kernel: where it fails, nothing is lost.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -17,6 +17,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::{Advice, fadvise};
 use rustix::io::{ReadWriteFlags, preadv2};
 
+use super::source::is_in_memory;
+
 /// What may stay in any case: what arrives in 2 s at a gigabit, since that is what neighbours ask for. Until a sync as
 /// much is there all the same.
 const ALWAYS: u64 = 256 << 20;
@@ -25,10 +27,11 @@ const STRIDE: u64 = 64 * 1024;
 /// The kernel's usual read-ahead.
 const AHEAD: u64 = 128 * 1024;
 
-/// What may stay of an image that begins to pass through now, bytes.
-fn allowance() -> u64 {
+/// What may stay of an image that begins to pass through now, bytes; `None`: the file is nowhere but in memory.
+fn allowance(file: &File) -> Option<u64> {
     let about = rustix::system::sysinfo();
-    ALWAYS.max(about.freeram as u64 * u64::from(about.mem_unit))
+    let free = about.freeram as u64 * u64::from(about.mem_unit);
+    (!is_in_memory(file)).then_some(free.max(ALWAYS))
 }
 
 /// Whether a read finds a range in the page cache, as far as samples tell. A file system that cannot say counts as cold.
@@ -56,22 +59,23 @@ fn forget(file: &File, start: u64, len: u64) {
 /// A file that is being written.
 #[derive(Debug)]
 pub(super) struct Written {
-    allowance: u64,
+    allowance: Option<u64>,
     /// What is in the page cache of it: start and length, the oldest first.
     ranges: VecDeque<(u64, u64)>,
     bytes: u64,
 }
 
 impl Written {
-    pub(super) fn new() -> Self {
-        Self { allowance: allowance(), ranges: VecDeque::new(), bytes: 0 }
+    pub(super) fn new(file: &File) -> Self {
+        Self { allowance: allowance(file), ranges: VecDeque::new(), bytes: 0 }
     }
 
     /// These bytes are on the disk now: only then can they be forgotten.
     pub(super) fn synced(&mut self, file: &File, start: u64, len: u64) {
+        let Some(allowance) = self.allowance else { return };
         self.ranges.push_back((start, len));
         self.bytes += len;
-        while self.bytes > self.allowance
+        while self.bytes > allowance
             && let Some((start, len)) = self.ranges.pop_front()
         {
             forget(file, start, len);
@@ -84,7 +88,7 @@ impl Written {
 #[derive(Debug)]
 pub(super) struct Read<'a> {
     file: &'a File,
-    left: AtomicU64,
+    left: Option<AtomicU64>,
 }
 
 /// A range of it on its way through memory.
@@ -100,12 +104,12 @@ impl<'a> Read<'a> {
     pub(super) fn new(file: &'a File) -> Self {
         // What the kernel reads ahead by itself would look as if it had been here before.
         let _ = fadvise(file, 0, None, Advice::Random);
-        Self { file, left: AtomicU64::new(allowance()) }
+        Self { file, left: allowance(file).map(AtomicU64::new) }
     }
 
     /// Has a range read that will be needed soon.
     pub(super) fn begin(&self, start: u64, len: u64) -> Visit {
-        let was_here = is_warm(self.file, start, len);
+        let was_here = self.left.is_none() || is_warm(self.file, start, len);
         if !was_here {
             fetch(self.file, start, len);
         }
@@ -116,7 +120,9 @@ impl<'a> Read<'a> {
     pub(super) fn end(&self, visit: Visit) {
         let Visit { start, len, was_here } = visit;
         let stays = |left: u64| left.checked_sub(len);
-        if !was_here && self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, stays).is_err() {
+        if let (false, Some(left)) = (was_here, &self.left)
+            && left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, stays).is_err()
+        {
             forget(self.file, start, len);
         }
     }
@@ -137,7 +143,7 @@ mod tests {
         // One by one, as pieces are: the kernel keeps or forgets whole what was written at once.
         (0..4).for_each(|_| file.write_all(&vec![7; MIB as usize]).unwrap());
         file.sync_data().unwrap();
-        let in_memory = crate::io::source::is_in_memory(&file);
+        let in_memory = is_in_memory(&file);
         (file, in_memory)
     }
 
@@ -149,7 +155,7 @@ mod tests {
     #[test]
     fn of_what_is_written_the_newest_stays() {
         let (file, in_memory) = file_of_four();
-        let mut written = Written { allowance: 2 * MIB, ranges: VecDeque::new(), bytes: 0 };
+        let mut written = Written { allowance: Some(2 * MIB), ranges: VecDeque::new(), bytes: 0 };
         for mib in [3, 0, 2, 1] {
             written.synced(&file, mib * MIB, MIB);
         }
@@ -161,7 +167,7 @@ mod tests {
         let (file, in_memory) = file_of_four();
         forget(&file, 0, 3 * MIB);
         check(&file, in_memory, [false, false, false, true]);
-        let read = Read { left: AtomicU64::new(MIB), ..Read::new(&file) };
+        let read = Read { left: Some(AtomicU64::new(MIB)), ..Read::new(&file) };
         for mib in 0..4 {
             let visit = read.begin(mib * MIB, MIB);
             file.read_exact_at(&mut vec![0; MIB as usize], mib * MIB).unwrap();

@@ -110,7 +110,7 @@ impl Clerk {
             let (file, journal) = open_part(&image, mode, seed_time)?;
             image.source.give(file);
             let have = journal.journal.have.clone();
-            let in_memory = page_cache::Written::new();
+            let in_memory = page_cache::Written::new(image.source.file().expect("it was given just now"));
             self.partial.push(Partial { image: Arc::clone(&image), journal, in_memory });
             self.due.get_or_insert_with(|| Instant::now() + SYNC_EVERY);
             Ok(have)
