@@ -530,7 +530,7 @@ pub struct Config {
     /// Control plane and heartbeats; 0 = any free port.
     pub control_port: u16,
     /// Take a free port where the configured one is taken: a node for the length of one command.
-    pub any_port: bool,
+    pub transient: bool,
     /// The mode of a `get` that names none.
     pub mode: Mode,
     /// The seed time of a `get` that names none; `None` = what its mode says.
@@ -636,7 +636,7 @@ impl Config {
             http_port,
             peer_port,
             control_port,
-            any_port: false,
+            transient: false,
             mode: s.mode.expect(WHY),
             seed_time: s.seed_time,
             schedule: Schedule::new(s.upload_limit.expect(WHY), s.download_limit.expect(WHY), s.limits),

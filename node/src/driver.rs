@@ -278,7 +278,7 @@ fn on_a_port<T, E>(port: u16, any: bool, bind: impl Fn(u16) -> Result<T, E>) -> 
 
 fn bind_peers(config: &Config, place: &Place, events: &io::Events, buffers: &Buffers) -> anyhow::Result<Peers> {
     let runtime = tokio::runtime::Handle::current();
-    on_a_port(config.peer_port, config.any_port, |port| {
+    on_a_port(config.peer_port, config.transient, |port| {
         let addr = SocketAddr::new(place.listen_ip(), port);
         Peers::bind(&runtime, addr, Limits::default(), buffers.clone(), events.clone())
     })
@@ -302,7 +302,7 @@ fn bind_pages(
     let ip = place.address().map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), IpAddr::V4);
     let bind =
         |port| tracker::serve(ip, port, handle.clone(), mesh.clone(), config.tracker_policy.clone(), end.clone());
-    Ok(on_a_port(config.http_port, config.any_port, bind)?)
+    Ok(on_a_port(config.http_port, config.transient, bind)?)
 }
 
 struct Ports {
@@ -425,13 +425,13 @@ impl Driver {
             mesh_host: host,
             local_discovery: lsd.as_ref().map(|_| service.mesh.tag_hex()),
             peer_exchange: config.local_discovery,
+            transient: config.transient,
             piece_buffer_bytes: config.piece_buffer,
             block_bytes: proto::LARGE_BLOCK_BYTES,
             seed,
         };
         let mut node = Node::new(now(), node, identity.epoch());
         node.handle_input(now(), Input::Saved(book.load().context("cannot read what the tracker counted")?));
-        let probes = Probes::new(PeerId::of_node(&identity.node_id()), runtime.clone(), events.clone());
         let joins = config.join.iter().map(|join| Input::Found { node: join.node, addr: join.addr });
         joins.for_each(|found| node.handle_input(now(), found));
         Ok(Self {
@@ -443,12 +443,12 @@ impl Driver {
             lsd,
             trackers: Trackers::new(runtime.clone(), place.listen_ip(), events.clone()),
             web_seeds: WebSeeds::new(runtime.clone(), place.listen_ip(), events.clone()),
+            probes: Probes::new(PeerId::of_node(&identity.node_id()), runtime.clone(), events.clone()),
             peers,
             disk,
             cache,
             identity,
             book,
-            probes,
             place,
             address,
             events,
@@ -559,6 +559,8 @@ impl Driver {
             Question::Command(command, answer) => {
                 let id = wait(&mut self.commands, &mut self.next_request, answer);
                 self.node.handle_input(now(), Input::Command { id, command });
+                // Whoever asks after a command sees what it did.
+                self.status = None;
             }
             Question::Announces { batch, answers } => {
                 let now = now();
@@ -759,7 +761,7 @@ fn bind_control(
 ) -> anyhow::Result<(Control, Heartbeat)> {
     let mut port = config.control_port;
     for _ in 0..FREE_PORT_TRIES {
-        let any = config.any_port || config.control_port == 0;
+        let any = config.transient || config.control_port == 0;
         let addr = SocketAddr::new(place.listen_ip(), port);
         let control = match Control::start(addr, Arc::clone(identity), mesh.clone()) {
             Err(ControlError::PortTaken(_)) if any && port != 0 => {

@@ -4,12 +4,11 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 
-use super::interrupted;
+use super::{Steps, interrupted};
 use crate::cli::{Context, NodeArgs};
 use crate::config::Settings;
 use crate::io::cache::{self, Placement};
 use crate::io::socket::{Answer, Request, unexpected};
-use crate::progress::Job;
 use crate::view::{self, Exit, Failure};
 
 /// Puts an image into the cache and offers it to the mesh. Without one of the flags below it is copied.
@@ -61,31 +60,13 @@ impl Add {
         let typed = Settings { cache: self.cache, state: self.state, ..Settings::default() };
         let settings = typed.over(Settings::from_environment()?);
         let (mut client, own) = context.node_or_own(&NodeArgs { config: self.config, settings }).await?;
-        let mut job: Option<(String, Job)> = None;
-        let out = context.out;
         let title = self.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let on_step = |step: &cache::Step| {
-            if out.json {
-                // The answer will say that standard output is closed.
-                let _ = out.json(&serde_json::json!({
-                    "event": "progress", "what": step.what, "done": step.done, "total": step.total,
-                }));
-            } else if !step.what.is_empty() {
-                if job.as_ref().is_none_or(|(what, _)| *what != step.what) {
-                    job = Some((step.what.clone(), out.job(&title, step.total)));
-                }
-                if let Some((_, job)) = &mut job {
-                    job.set(step.done, &step.what, &view::size(step.done));
-                }
-            }
-        };
+        let mut steps = Steps::of(context.out, title);
         let answer = tokio::select! {
-            answer = client.ask(&request, &[], on_step) => Some(answer),
+            answer = client.ask(&request, &[], |step| steps.show(step)) => Some(answer),
             () = interrupted() => None,
         };
-        if let Some((_, job)) = job {
-            job.clear();
-        }
+        steps.clear();
         drop(client);
         let alone = own.is_some();
         if let Some(own) = own {

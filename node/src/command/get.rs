@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use labmesh_proto::wire::control::TransferState;
 use tokio::time::{Instant, sleep};
 
-use super::{LOOK_EVERY, Own, fetch, interrupted, settled};
+use super::{LOOK_EVERY, Own, Steps, fetch, interrupted, settled};
 use crate::cli::{Context, NodeArgs};
 use crate::io::socket::{Answer, Client, Request, unexpected};
 use crate::progress::{Job, Out};
@@ -55,15 +55,7 @@ impl Get {
         let torrent = fetch::torrent(&self.image).await?.unwrap_or_default();
         let (mut client, own) = context.node_or_own(&self.node).await?;
         let is_own = own.is_some();
-        let work = async {
-            let done = self.fetch(context.out, &mut client, &torrent, is_own).await?;
-            self.deliver(context.out, &done)?;
-            if is_own { stay(context.out, &mut client, &done.transfer.info_hash).await } else { Ok(()) }
-        };
-        let result = tokio::select! {
-            result = work => result,
-            () = interrupted() => Err(given_up(&self.image, is_own)),
-        };
+        let result = self.work(context.out, &mut client, &torrent, is_own).await;
         match own {
             // What went wrong first is what counts.
             Some(own) => end(own, result).await,
@@ -71,9 +63,61 @@ impl Get {
         }
     }
 
+    async fn work(&self, out: Out, client: &mut Client, torrent: &[u8], own: bool) -> anyhow::Result<()> {
+        // One for all of it, so that no signal is lost in between.
+        let mut interrupt = std::pin::pin!(interrupted());
+        let fetch = async {
+            let done = self.fetch(out, client, torrent, own).await?;
+            self.deliver(out, &done).map(|()| done)
+        };
+        let done = tokio::select! {
+            done = fetch => done?,
+            () = &mut interrupt => return Err(given_up(&self.image, own)),
+        };
+        if !own {
+            self.say_how_it_is_seeded(out, &done);
+        } else if !done.was_here || self.asks_how() {
+            tokio::select! {
+                stayed = stay(out, client, &done.transfer.info_hash) => stayed?,
+                // The copy is complete, which is what was asked for.
+                () = &mut interrupt => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The person said how the copy is to be seeded.
+    fn asks_how(&self) -> bool {
+        self.node.settings.mode.is_some() || self.node.settings.seed_time.is_some()
+    }
+
+    /// A copy that lay in the cache of a node for this command is seeded as the person said.
+    async fn seed_as_asked(&self, client: &mut Client, info_hash: &str) -> anyhow::Result<()> {
+        let status = client.status().await?;
+        let Some(present) = status.transfers.iter().find(|t| t.info_hash == info_hash) else { return Ok(()) };
+        let (mode, seed_time) = (self.node.settings.mode.unwrap_or(present.mode), self.node.settings.seed_time);
+        client.say(&Request::Mode { image: info_hash.to_owned(), mode, seed_time }).await?;
+        Ok(())
+    }
+
+    /// What was asked of a service and counts for nothing is not passed over in silence.
+    fn say_how_it_is_seeded(&self, out: Out, done: &Complete) {
+        let image = &done.transfer.image;
+        match done.transfer.seeding().filter(|_| self.asks_how()) {
+            Some(_) if done.was_here => {
+                out.note(&format!("it is seeded as before (labmesh mode {image} changes that)"))
+            }
+            Some(words) if done.transfer.seeds_as_master => out.note(&format!("{image} is {words}")),
+            _ => {}
+        }
+    }
+
     async fn fetch(&self, out: Out, client: &mut Client, torrent: &[u8], own: bool) -> anyhow::Result<Complete> {
         let began = Instant::now();
-        let (info_hash, was_here) = self.begin(client, torrent, own).await?;
+        let (info_hash, was_here) = self.begin(out, client, torrent, own).await?;
+        if was_here && own && self.asks_how() {
+            self.seed_as_asked(client, &info_hash).await?;
+        }
         let mut job: Option<Job> = None;
         let (mut seen, mut said) = (Instant::now(), serde_json::Value::Null);
         loop {
@@ -100,7 +144,7 @@ impl Get {
 
     /// Says `get` to the node; again for a while if it has just joined. The image's info hash, and whether it is here
     /// already.
-    async fn begin(&self, client: &mut Client, torrent: &[u8], own: bool) -> anyhow::Result<(String, bool)> {
+    async fn begin(&self, out: Out, client: &mut Client, torrent: &[u8], own: bool) -> anyhow::Result<(String, bool)> {
         let request = Request::Get {
             image: self.image.clone(),
             torrent_bytes: torrent.len(),
@@ -108,12 +152,16 @@ impl Get {
             seed_time: self.node.settings.seed_time,
             replace: self.replace,
         };
-        if own {
+        // A torrent says what it is about; of a name the mesh must have told first.
+        if own && torrent.is_empty() {
             settled(client, |status| status.role == "follower" || status.nodes.len() > 1).await?;
         }
         let until = Instant::now() + CATALOGUE_AFTER;
         loop {
-            match client.ask(&request, torrent, |_| {}).await {
+            let mut steps = Steps::of(out, view::printable(&self.image));
+            let answer = client.ask(&request, torrent, |step| steps.show(step)).await;
+            steps.clear();
+            match answer {
                 Ok(Answer::Fetching { info_hash, here }) => return Ok((info_hash, here)),
                 Ok(other) => return Err(unexpected(&other).into()),
                 Err(failure) if failure.exit == Exit::NoSuchImage && own => {

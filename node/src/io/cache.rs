@@ -162,6 +162,21 @@ impl Cache {
         done.await.map_err(|_| AddError::Ended)?
     }
 
+    /// Reads a file of that name, if there is one and it was not read: who is about to fetch an image of that name must
+    /// know whether it is here. Whether it could be offered does not matter here.
+    pub async fn settle(&self, name: &str, progress: watch::Sender<Step>) {
+        let Some(relative) = listing::checked_name(name) else { return };
+        if self.0.folders.cache.join(relative).symlink_metadata().is_err() {
+            return;
+        }
+        let (reply, done) = oneshot::channel();
+        let adopt = Message::Adopt { name: name.to_owned(), progress: Arc::new(progress), reply };
+        if self.tell(adopt).await.is_ok() {
+            // Whatever it is, the node was told before the answer came.
+            let _ = done.await;
+        }
+    }
+
     /// A fetched copy has its name: every piece was verified, so it is not hashed again. Its `.sum` files follow.
     pub fn fetched(&self, name: &str, metainfo: Arc<Metainfo>) {
         // If it does not fit, the keeper finds the image by itself and hashes it.

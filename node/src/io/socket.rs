@@ -299,7 +299,10 @@ impl Node {
                 Command::Get { image, mode, seed_time, replace }
             }
             Request::Get { image, mode, seed_time, replace, .. } => match Metainfo::parse(&torrent) {
-                Ok(metainfo) => Command::GetTorrent { metainfo: Arc::new(metainfo), mode, seed_time, replace },
+                Ok(metainfo) => {
+                    self.cache.settle(metainfo.name(), steps).await;
+                    Command::GetTorrent { metainfo: Arc::new(metainfo), mode, seed_time, replace }
+                }
                 Err(e) => return Failure::new(Exit::Failed, format!("{image} is not a usable .torrent: {e}")).into(),
             },
             Request::Mode { image, mode, seed_time } => Command::Mode { image, mode, seed_time },

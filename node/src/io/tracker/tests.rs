@@ -95,6 +95,7 @@ fn world() -> World {
         downloaded: 32_768,
         uploaded: 0,
         seed_left: None,
+        seeds_as_master: false,
         missing_pieces: 3,
         last_seen_on: vec!["pc07".to_owned()],
         sources: vec![("pc01".to_owned(), 32_768, 0)],
