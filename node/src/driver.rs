@@ -667,7 +667,13 @@ impl Driver {
                 self.disk.close(image);
             }
             Output::SetAside { name } => {
-                self.in_cache("set aside", |cache| async move { cache.set_aside(&name).await });
+                // By the disk's clerk, so that it is done before the file that takes its name is begun.
+                let cache = self.cache.clone();
+                self.disk.first(move || {
+                    if let Err(error) = cache.set_aside(&name) {
+                        tracing::warn!(%error, image = name, "cannot set aside");
+                    }
+                });
             }
             Output::Delete { id, name } => self.delete(id, name),
             Output::MarkStopped { name, stopped } => {

@@ -74,9 +74,14 @@ fn hands_out(tracker: &Host, hash: &str, other: &Host) -> bool {
 
 /// An image in a stranger's folder, its torrent by mktorrent with these trackers, and its info hash.
 pub(crate) fn strangers_image(dir: &Path, trackers: &[String]) -> (PathBuf, PathBuf, String) {
+    strangers_file(dir, IMAGE, trackers)
+}
+
+/// The same, by another name.
+pub(crate) fn strangers_file(dir: &Path, name: &str, trackers: &[String]) -> (PathBuf, PathBuf, String) {
     let folder = dir.join("stranger");
     fs::create_dir(&folder).expect("a folder can be made");
-    let (image, torrent) = (folder.join(IMAGE), dir.join("made elsewhere.torrent"));
+    let (image, torrent) = (folder.join(name), dir.join("made elsewhere.torrent"));
     random_file(&image, SIZE, 11);
     mktorrent(&image, &torrent, &trackers.join(","), 18);
     let hash = libtorrent_hash(&torrent);

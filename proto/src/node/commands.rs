@@ -158,6 +158,9 @@ impl Node {
         }
         if let Some(old) = self.named(&wish.name) {
             self.withdraw(now, old);
+        }
+        if wish.replace {
+            // Also what is no image of this node, such as a damaged one.
             self.outputs.push_back(Output::SetAside { name: wish.name.clone() });
         }
         let Wish { name, mode, seed_time, .. } = wish;
@@ -169,6 +172,9 @@ impl Node {
         let Some(image) = self.image_of(&hash) else { return Reply::Started(hash) };
         if self.swarms[image].as_ref().is_some_and(swarm::Swarm::is_complete) {
             return Reply::AlreadyHere(hash);
+        }
+        if let Some(swarm) = self.swarms[image].as_ref().filter(|_| wish.replace) {
+            self.outputs.push_back(Output::SetAside { name: swarm.name().to_owned() });
         }
         self.tell_swarm(now, image, swarm::Input::Mode(wish.mode, wish.seed_time));
         self.set_stopped(now, image, false);

@@ -255,11 +255,12 @@ impl Keeper {
                 return;
             }
         };
+        let wishes = self.read_torrents(&mut listing);
         let gone: Vec<String> = self.known.keys().filter(|name| !listing.images.contains_key(*name)).cloned().collect();
         for name in gone {
             self.lose(&name, "is gone");
         }
-        self.look_at_torrents(&mut listing, again);
+        self.fulfil(wishes, &listing, again);
         for (name, found) in &listing.images {
             self.compare(name, found, trusting);
         }
@@ -449,8 +450,8 @@ impl Keeper {
 
     /// The pieces of this copy were verified one by one as they came.
     fn fetched(&mut self, name: &str, metainfo: Arc<Metainfo>) {
-        let Ok(mut listing) = listing::list(&self.folders) else { return };
-        let Some(found) = listing.images.remove(name) else { return };
+        let Some(relative) = listing::checked_name(name) else { return };
+        let Ok(Some(found)) = listing::found(&self.folders.cache.join(relative)) else { return };
         let same = |known: &Known| match &known.state {
             State::Offered { metainfo: offered, .. } => offered.info_hash() == metainfo.info_hash(),
             _ => false,

@@ -160,6 +160,9 @@ impl Sidecars {
     /// Image and sidecars become `*.ant`.
     pub(super) fn set_aside(&self) -> io::Result<()> {
         self.must_be_ours()?;
+        if self.image.symlink_metadata().is_err() {
+            return Ok(());
+        }
         for path in [with(&self.image, ".sum"), with(&self.image, ".full.sum"), self.torrent()] {
             ignore_missing(fs::rename(&path, with(&path, ".ant")))?;
         }
