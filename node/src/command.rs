@@ -41,6 +41,7 @@ pub mod stop;
 pub mod torrent;
 
 mod fetch;
+mod output;
 
 /// How long a node for one command looks for others: mDNS and an election take at most 2.5 s (design, section 5).
 const LOOK_FOR: Duration = Duration::from_secs(6);

@@ -3,15 +3,16 @@
 //! The trackers are Debian's opentracker with a list of what it tracks, the seed is libtorrent.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::process::Signal;
 
 use crate::clients::{Client, Libtorrent};
-use crate::harness::{Alone, Getting, Program, same_bytes, scratch, wait_for};
+use crate::harness::{Alone, Getting, Node, Program, same_bytes, scratch, wait_for};
 use crate::lab::{Lab, Link};
-use crate::seeder::{IMAGE, Over, counted, opentracker, strangers_image, tools, tracker};
+use crate::seeder::{IMAGE, Over, counted, opentracker, strangers_file, tools, tracker};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -28,11 +29,15 @@ struct Room {
 impl Room {
     /// With these trackers in the torrent beside that of host 0.
     fn open(link: Link, over: Over, before: &[&str]) -> Option<Self> {
+        Self::of(IMAGE, link, over, before)
+    }
+
+    fn of(name: &str, link: Link, over: Over, before: &[&str]) -> Option<Self> {
         let lab = Lab::open(3, link).filter(|_| tools())?;
         let dir = scratch();
         let mut tiers: Vec<String> = before.iter().map(|&url| url.to_owned()).collect();
         tiers.push(tracker(over, lab.host(0)));
-        let (image, torrent, hash) = strangers_image(dir.path(), &tiers);
+        let (image, torrent, hash) = strangers_file(dir.path(), name, &tiers);
         let server = opentracker(lab.host(0), dir.path(), &[&hash]);
         let seed = Libtorrent.start(lab.host(1), &torrent, &dir.path().join("stranger"));
         wait_for(LONG, "the seed to announce", || (counted(lab.host(0), &hash).0 == 1).then_some(()));
@@ -124,4 +129,48 @@ fn what_lies_in_the_cache_is_looked_at_first() {
         (counted(room.lab.host(0), &room.hash).0 == 2).then_some(())
     });
     assert!(seeding.events().iter().any(|(_, event)| event["event"] == "complete"));
+}
+
+/// A file that does not end like an image is one by its torrent: over restarts, and to a second `get`.
+#[test]
+fn a_file_of_any_name_is_an_image_by_its_torrent() {
+    let Some(room) = Room::of("data.bin", Link::Unshaped, Over::Http, &[]) else { return };
+    let mut node = Node::start(room.lab.host(2), room.dir.path(), "keeper", &[]);
+    node.get(room.torrent(), &[]).completes(LONG);
+    assert!(same_bytes(&room.image, &node.file("data.bin")));
+    assert!(node.stop().success());
+    node.restart();
+    assert_eq!(node.sees("data.bin", 1)["info_hash"], room.hash.as_str());
+    let again = node.cli(&["get", room.torrent()]).good();
+    assert!(again.contains("is here already"), "{again}");
+    assert!(!node.log_text().contains("is skipped"), "{}", node.log_text());
+
+    // Something else has the name: that is said before anything is fetched, and it can be set aside.
+    node.cli(&["rm", "--yes", "data.bin"]).good();
+    fs::write(node.file("data.bin"), b"somebody's work").expect("the cache can be written to");
+    node.cli(&["get", room.torrent()]).refused(1, &["a file of that name is there", "--replace"]);
+    assert_eq!(fs::read(node.file("data.bin")).expect("it is there"), b"somebody's work");
+    node.cli(&["get", room.torrent(), "--replace"]).good();
+    assert!(same_bytes(&room.image, &node.file("data.bin")));
+    assert_eq!(fs::read(node.file("data.bin.ant")).expect("it was set aside"), b"somebody's work");
+}
+
+/// Goal: an image that is wanted elsewhere takes its space once. Method: where the file system shares no blocks, the
+/// cache lets go of it; while it is seeded both names are one file.
+#[test]
+fn an_image_that_is_put_elsewhere_takes_its_space_once() {
+    let Some(room) = Room::open(Link::Unshaped, Over::Http, &[]) else { return };
+    let alone = room.alone();
+    let nowhere = room.dir.path().join("none/x.img");
+    let asked = alone.cli(&["get", room.torrent(), "-o", nowhere.to_str().expect("UTF-8")]);
+    asked.refused(1, &["cannot write to the folder", "none"]);
+    assert!(!alone.file("").exists(), "that was said before a node was started");
+    let output = room.dir.path().join("x.img");
+    let words = ["-o", output.to_str().expect("UTF-8"), "--seed-time", "0"];
+    let complete = alone.get(room.torrent(), &words).completes(LONG).1;
+    assert_eq!(complete["path"], output.to_str().expect("UTF-8"));
+    assert!(same_bytes(&room.image, &output));
+    assert_eq!(fs::metadata(&output).expect("it is there").nlink(), 1);
+    let shares_blocks = alone.file(IMAGE).exists();
+    assert!(shares_blocks || !alone.file(&format!("{IMAGE}.torrent")).exists(), "nothing of it is left in the cache");
 }

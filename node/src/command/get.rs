@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use labmesh_proto::wire::control::TransferState;
 use tokio::time::{Instant, sleep};
 
+use super::output::{self, Delivered};
 use super::{LOOK_EVERY, Own, Steps, fetch, interrupted, settled};
 use crate::cli::{Context, NodeArgs};
 use crate::io::socket::{Answer, Client, Request, unexpected};
@@ -28,7 +29,7 @@ const CATALOGUE_AFTER: Duration = Duration::from_secs(3);
 pub struct Get {
     /// NAME, NAME@HASH, an info hash, or the path or URL of a .torrent
     image: String,
-    /// Copy the image there when it is complete
+    /// Put the image there when it is complete
     #[arg(long, short, value_name = "PATH")]
     output: Option<PathBuf>,
     /// If other content has that name here, set it aside as NAME.ant
@@ -52,6 +53,7 @@ struct Complete {
 
 impl Get {
     pub(crate) async fn run(self, context: Context) -> anyhow::Result<()> {
+        self.output.as_deref().map(output::check).transpose()?;
         let torrent = fetch::torrent(&self.image).await?.unwrap_or_default();
         let (mut client, own) = context.node_or_own(&self.node).await?;
         let is_own = own.is_some();
@@ -68,9 +70,9 @@ impl Get {
         let mut interrupt = std::pin::pin!(interrupted());
         let fetch = async {
             let done = self.fetch(out, client, torrent, own).await?;
-            self.deliver(out, &done).map(|()| done)
+            self.deliver(out, &done, own).map(|moved| (done, moved))
         };
-        let done = tokio::select! {
+        let (done, moved) = tokio::select! {
             done = fetch => done?,
             () = &mut interrupt => return Err(given_up(&self.image, own)),
         };
@@ -82,6 +84,9 @@ impl Get {
                 // The copy is complete, which is what was asked for.
                 () = &mut interrupt => {}
             }
+        }
+        if moved {
+            client.say(&Request::Remove { image: done.transfer.info_hash }).await?;
         }
         Ok(())
     }
@@ -185,12 +190,12 @@ impl Get {
         }
     }
 
-    /// Copies it to `--output` if that is asked for, and says that it is complete.
-    fn deliver(&self, out: Out, done: &Complete) -> anyhow::Result<()> {
+    /// Brings it to `--output` if that is asked for, and says that it is complete. Whether the cache is to let go of it.
+    fn deliver(&self, out: Out, done: &Complete, own: bool) -> anyhow::Result<bool> {
         let Complete { transfer, took, was_here } = done;
-        let path = match &self.output {
-            None => PathBuf::from(&transfer.path),
-            Some(output) => copy_out(out, Path::new(&transfer.path), output, transfer.size)?,
+        let Delivered { path, moved } = match &self.output {
+            None => Delivered { path: PathBuf::from(&transfer.path), moved: false },
+            Some(output) => output::deliver(out, Path::new(&transfer.path), output, transfer.size, own && !was_here)?,
         };
         let seconds = (took.as_secs_f64() * 1000.0).round() / 1000.0;
         out.json(&serde_json::json!({
@@ -198,12 +203,14 @@ impl Get {
             "seconds": seconds, "bytes": transfer.size,
         }))?;
         if *was_here {
-            return Ok(out.say(&format!("{} is here already, verified: {}", transfer.image, path.display()))?);
+            out.say(&format!("{} is here already, verified: {}", transfer.image, path.display()))?;
+            return Ok(moved);
         }
         let words = format!("{} is complete and verified: {}", transfer.image, path.display());
         let speed = (transfer.size as f64 / took.as_secs_f64().max(0.001)) as u64;
         let how = format!("{} in {seconds:.1} s, {}", view::size(transfer.size), view::rate(speed));
-        Ok(out.say(&if transfer.downloaded == 0 { words } else { format!("{words} ({how})") })?)
+        out.say(&if transfer.downloaded == 0 { words } else { format!("{words} ({how})") })?;
+        Ok(moved)
     }
 }
 
@@ -233,38 +240,6 @@ fn follow(out: Out, t: &Transfer, job: &mut Option<Job>, said: &mut serde_json::
     };
     job.set(t.bytes_have, &doing, &figures);
     Ok(())
-}
-
-/// Copies under a temporary name first, so that the output is whole or not there.
-fn copy_out(out: Out, from: &Path, to: &Path, size: u64) -> anyhow::Result<PathBuf> {
-    use std::io::Read as _;
-    let to = if to.is_dir() { to.join(from.file_name().unwrap_or_default()) } else { std::path::absolute(to)? };
-    let folder = to.parent().unwrap_or(Path::new("/"));
-    let cannot = || format!("cannot copy the image to {} (it is complete at {})", to.display(), from.display());
-    let space = rustix::fs::statvfs(folder).with_context(cannot)?;
-    if let Some(missing) = size.checked_sub(space.f_bavail.saturating_mul(space.f_frsize)).filter(|m| *m > 0) {
-        let words = format!("not enough space: {missing} more bytes are needed in {}", folder.display());
-        return Err(Failure::new(Exit::NoSpace, words)).with_context(cannot);
-    }
-    let mut source = std::fs::File::open(from).with_context(cannot)?;
-    let mut target = tempfile::Builder::new().prefix(".labmesh-").tempfile_in(folder).with_context(cannot)?;
-    let (mut job, mut done) = (out.job(&file_name(from), size), 0);
-    loop {
-        let more = std::io::copy(&mut (&mut source).take(16 << 20), target.as_file_mut()).with_context(cannot)?;
-        if more == 0 {
-            break;
-        }
-        done += more;
-        job.set(done, "copying", &view::size(done));
-    }
-    target.as_file().sync_all().with_context(cannot)?;
-    target.persist(&to).map_err(|e| e.error).with_context(cannot)?;
-    job.clear();
-    Ok(to)
-}
-
-fn file_name(path: &Path) -> String {
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// Seeds for the seed time, or until somebody ends it.
