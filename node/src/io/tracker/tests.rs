@@ -333,6 +333,30 @@ async fn who_announces_too_often_is_told_so_and_others_are_not() {
 }
 
 #[tokio::test]
+async fn who_announces_too_often_over_udp_is_told_so_too() {
+    let port = port_with(Policy { announces_per_address: 3, ..Policy::default() });
+    let client = UdpClient::of(&port).await;
+    let id = client.connect().await;
+    let request = announce_request(id, world().torrents[0].info_hash());
+    let mut refused = 0;
+    for _ in 0..20 {
+        let answer = client.ask(&request).await;
+        assert_eq!(answer[4..8], request[12..16], "every one is answered, under its number");
+        match answer[3] {
+            1 => {}
+            3 => {
+                assert!(answer[8..].starts_with(b"too many announces"), "{}", answer.escape_ascii());
+                assert!(answer.len() < request.len());
+                refused += 1;
+            }
+            other => panic!("action {other}"),
+        }
+    }
+    // A second may begin in the middle, or several.
+    assert!((1..=17).contains(&refused), "{refused}");
+}
+
+#[tokio::test]
 async fn torrents_and_scrapes_can_be_switched_off() {
     let hash = world().torrents[0].info_hash();
     let port = port_with(Policy { allow_get: false, scrape_allowed: ScrapeAllowed::Specific, ..Policy::default() });
