@@ -259,7 +259,15 @@ fn raise_open_files() {
 
 fn place(config: &Config) -> anyhow::Result<Place> {
     Ok(match (config.bind, &config.interface) {
-        (Some(IpAddr::V4(ip)), _) => Place::Address(ip),
+        (Some(IpAddr::V4(ip)), _) => {
+            // Said here once, since every port would blame its number.
+            match std::net::UdpSocket::bind((ip, 0)) {
+                Err(e) if e.kind() == std::io::ErrorKind::AddrNotAvailable => {
+                    anyhow::bail!("this machine has no address {ip} (ip addr lists them): give another with --bind")
+                }
+                _ => Place::Address(ip),
+            }
+        }
         (Some(IpAddr::V6(ip)), _) => {
             anyhow::bail!("cannot bind to {ip}: the mesh speaks IPv4; give an IPv4 address with --bind")
         }

@@ -71,8 +71,8 @@ impl From<&Refusal> for Failure {
     fn from(refusal: &Refusal) -> Self {
         let exit = match refusal {
             Refusal::NoSuchImage(_) | Refusal::NotHere(_) => Exit::NoSuchImage,
-            Refusal::Ambiguous { .. } => Exit::Usage,
-            Refusal::OtherContent { .. }
+            Refusal::Ambiguous { .. }
+            | Refusal::OtherContent { .. }
             | Refusal::BeingDeleted(_)
             | Refusal::NotDeleted { .. }
             | Refusal::NoTorrent(_)
@@ -80,6 +80,7 @@ impl From<&Refusal> for Failure {
             | Refusal::ClosedTracker
             | Refusal::TooManyNames(_)
             | Refusal::NeverMaster
+            | Refusal::NoSuccessor
             | Refusal::NotMaster => Exit::Failed,
         };
         Self::new(exit, refusal.to_string())

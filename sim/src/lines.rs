@@ -405,6 +405,7 @@ fn limited(limits: &RateLimits) -> String {
 fn reply(reply: &Reply) -> String {
     match reply {
         Reply::Started(image) => format!("started {}", hash(*image)),
+        Reply::Changed(image) => format!("changed {}", hash(*image)),
         Reply::Done => "done".to_owned(),
         Reply::AlreadyHere(image) => format!("{} is here already", hash(*image)),
         Reply::Torrent(metainfo) => format!("torrent {}", hash(metainfo.info_hash())),

@@ -38,3 +38,5 @@ mod torrents;
 mod tracker;
 /// Web servers that have the image (BEP 19).
 mod web_seeds;
+/// What commands say when what was asked for is not what follows.
+mod words;

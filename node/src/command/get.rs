@@ -53,10 +53,17 @@ struct Complete {
 
 impl Get {
     pub(crate) async fn run(self, context: Context) -> anyhow::Result<()> {
+        if self.image.trim().is_empty() {
+            return Err(Failure::new(Exit::Usage, "no image was named (labmesh ls lists them)").into());
+        }
         self.output.as_deref().map(output::check).transpose()?;
         let torrent = fetch::torrent(&self.image).await?.unwrap_or_default();
         let (mut client, own) = context.node_or_own(&self.node).await?;
         let is_own = own.is_some();
+        let limits = [self.node.settings.upload_limit, self.node.settings.download_limit];
+        if !is_own && limits.iter().any(Option::is_some) {
+            context.out.note("the limits of the node that runs here stay as they are (labmesh limit changes them)");
+        }
         let result = self.work(context.out, &mut client, &torrent, is_own).await;
         match own {
             // What went wrong first is what counts.

@@ -268,7 +268,7 @@ impl Stamp {
 }
 
 /// An image that is offered, as others are told.
-fn added(name: &str, path: &Path, metainfo: &Metainfo) -> Added {
+fn added(name: &str, path: &Path, metainfo: &Metainfo, offered_as: Option<String>) -> Added {
     let geometry = metainfo.geometry();
     let info_hash: InfoHash = metainfo.info_hash();
     Added {
@@ -277,6 +277,7 @@ fn added(name: &str, path: &Path, metainfo: &Metainfo) -> Added {
         size: geometry.length(),
         piece_length: geometry.piece_length(),
         path: path.to_owned(),
+        offered_as,
     }
 }
 

@@ -61,9 +61,7 @@ impl Node {
                 let wish = self.wish(metainfo.name().to_owned(), mode, seed_time, replace);
                 self.get_torrent(now, metainfo, wish).map(Some)
             }
-            Command::Mode { image, mode, seed_time } => {
-                self.of_swarm(now, &image, swarm::Input::Mode(mode, seed_time)).map(Some)
-            }
+            Command::Mode { image, mode, seed_time } => self.change(now, &image, mode, seed_time).map(Some),
             Command::Stop(image) => self.stop(now, &image, true).map(Some),
             Command::Start(image) => self.stop(now, &image, false).map(Some),
             Command::Remove(image) => self.remove(now, id, &image).map(|()| None),
@@ -81,6 +79,7 @@ impl Node {
                 Ok(Some(Reply::Done))
             }
             Command::ReleaseMaster if !self.is_ruling() => Err(Refusal::NotMaster),
+            Command::ReleaseMaster if !self.election.has_successor() => Err(Refusal::NoSuccessor),
             Command::ReleaseMaster => {
                 self.election.handle_input(now, crate::election::Input::Release);
                 Ok(Some(Reply::Done))
@@ -205,10 +204,11 @@ impl Node {
         self.image_of(&hash).ok_or_else(|| Refusal::NotHere(image.to_owned()))
     }
 
-    fn of_swarm(&mut self, now: Time, image: &str, input: swarm::Input) -> Result<Reply, Refusal> {
-        let image = self.here(image)?;
-        self.tell_swarm(now, image, input);
-        Ok(Reply::Done)
+    fn change(&mut self, now: Time, name: &str, mode: Mode, seed_time: Option<SeedTime>) -> Result<Reply, Refusal> {
+        let image = self.here(name)?;
+        self.tell_swarm(now, image, swarm::Input::Mode(mode, seed_time));
+        let swarm = self.swarms[image].as_ref().ok_or_else(|| Refusal::NotHere(name.to_owned()))?;
+        Ok(Reply::Changed(swarm.info_hash()))
     }
 
     fn stop(&mut self, now: Time, image: &str, stopped: bool) -> Result<Reply, Refusal> {

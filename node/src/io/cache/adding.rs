@@ -59,6 +59,8 @@ pub struct Added {
     pub piece_length: u32,
     /// Where it lies.
     pub path: PathBuf,
+    /// The name by which the same content is offered already; then it is not by this one.
+    pub offered_as: Option<String>,
 }
 
 /// How far an `add` is.

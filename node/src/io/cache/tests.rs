@@ -422,6 +422,44 @@ async fn a_file_that_was_never_read_is_read_before_it_is_fetched() {
 }
 
 #[tokio::test]
+async fn what_is_offered_already_by_another_name_is_said_to_be() {
+    let mut lab = Lab::new(|_| {});
+    let file = lab.source("x.img", b"x");
+    let first = lab.add(file.clone(), None, Placement::Copy).await.unwrap();
+    assert_eq!(first.offered_as, None);
+    lab.has("x.img").await;
+    fs::copy(lab.file("x.img.torrent"), lab.folder.path().join("x.img.torrent")).unwrap();
+    for _ in 0..2 {
+        let added = lab.add(file.clone(), Some("x y/\u{fc}.img"), Placement::Copy).await;
+        match added {
+            Ok(added) => assert_eq!((added.offered_as.as_deref(), added.info_hash), (Some("x.img"), first.info_hash)),
+            Err(error) => assert!(matches!(error, AddError::Exists(_)), "{error}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_sub_folder_goes_with_its_last_image() {
+    let mut lab = Lab::new(|cache| {
+        fs::create_dir(cache.join("ou1")).unwrap();
+        fs::write(cache.join("ou1/a.img"), b"a").unwrap();
+        fs::write(cache.join("ou1/b.img"), b"b").unwrap();
+    });
+    let (a, _) = lab.has("ou1/a.img").await;
+    let (b, _) = lab.has("ou1/b.img").await;
+    for name in ["ou1/a.img", "ou1/b.img"] {
+        let sum = lab.file(&format!("{name}.full.sum"));
+        lab.until(|| sum.exists()).await;
+    }
+    lab.cache.delete("ou1/a.img").await.unwrap();
+    lab.loses(&a).await;
+    assert!(lab.file("ou1/b.img").exists());
+    lab.cache.delete("ou1/b.img").await.unwrap();
+    lab.loses(&b).await;
+    assert!(!lab.file("ou1").exists() && lab.cache.folder().exists());
+}
+
+#[tokio::test]
 async fn hostile_names_reach_no_file() {
     let lab = Lab::new(|_| {});
     let victim = lab.source("victim.img", b"x");

@@ -376,7 +376,7 @@ async fn torrents_and_scrapes_can_be_switched_off() {
 #[tokio::test]
 async fn a_torrent_is_named_from_this_machine_or_with_the_token() {
     let word = "0123456789abcdefghij";
-    let port = port_with(Policy { register_token: Some(Token(word.to_owned())), ..Policy::default() });
+    let port = port_with(Policy { open: true, register_token: Some(Token(word.to_owned())), ..Policy::default() });
     let hash = InfoHash([9; 20]).to_string();
     let host = format!("Host: 127.0.0.1:{}\r\n", port.addr().port());
     let send = async |path: &str, kind: &str, headers: &str, body: &str| {
@@ -409,6 +409,10 @@ async fn a_torrent_is_named_from_this_machine_or_with_the_token() {
         assert_eq!(send(path, kind, &host, body).await.0, 400, "{path} {body}");
     }
     assert!(port.page("/register").await.contains("<form method=post action=\"/register\">"));
+    let closed = port_with(Policy::default());
+    let (code, _, body) = closed.get("/register").await;
+    let words = String::from_utf8_lossy(&body).into_owned();
+    assert!(code == 403 && words.contains("for the images of the catalogue only"), "{code} {words}");
     assert!(port.page("/").await.contains("<bdi>debian &lt;13&gt;.iso</bdi>"));
     let torrents: serde_json::Value = serde_json::from_str(&port.page("/api/torrents").await).unwrap();
     assert_eq!((&torrents[0]["name"], &torrents[0]["downloaded"]), (&"debian <13>.iso".into(), &99.into()));
