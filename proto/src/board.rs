@@ -1,15 +1,15 @@
-//! What every node transfers, for pages and `status`.
+//! What every node transfers and who is in each swarm, for pages, `status` and `/scrape`.
 //!
 //! Rule: once a second a node tells its master what changed of its own transfers, and the master tells everybody the
-//! whole board if it changed, in a large room more seldom; only transfers that move, wait or end are on it. Not here:
-//! what anybody decides by it.
+//! whole board if it changed or somebody came, in a large room more seldom; only transfers that move, wait or end are
+//! on it. Not here: what anybody decides by it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use crate::config::NODES_MAX;
-use crate::id::{NodeId, Time};
-use crate::wire::control::{TransferReport, TransferState};
+use crate::id::{InfoHash, NodeId, Time};
+use crate::wire::control::{BoardState, SwarmCount, TransferReport, TransferState};
 
 /// How often reports travel: what a person can follow, and 30 messages/s in a room of thirty.
 const EVERY: Duration = Duration::from_secs(1);
@@ -18,6 +18,8 @@ const EVERY: Duration = Duration::from_secs(1);
 const BYTES_PER_SECOND: u64 = 1_250_000;
 /// A transfer on the wire: two ids and a few numbers.
 const REPORT_BYTES: u64 = 90;
+/// A swarm on the wire.
+const COUNT_BYTES: u64 = 65;
 /// Transfers of one node on the board; the first in the order of the cache.
 pub const REPORTS_MAX: usize = 32;
 
@@ -28,13 +30,15 @@ pub enum Input {
     Mine {
         /// What it fetches and seeds.
         reports: Vec<TransferReport>,
-        /// It is master: it tells everybody.
-        master: bool,
+        /// What its book has of the swarms, if it is master and tells everybody.
+        counts: Option<Vec<SwarmCount>>,
     },
     /// A follower's transfers.
     Of(NodeId, Vec<TransferReport>),
     /// The master's board.
-    All(Vec<(NodeId, Vec<TransferReport>)>),
+    All(BoardState),
+    /// A node has come, and knows nothing of the board.
+    Came,
     /// A node is away.
     Gone(NodeId),
 }
@@ -45,7 +49,7 @@ pub enum Output {
     /// Tell the master.
     Mine(Vec<TransferReport>),
     /// As master, tell everybody.
-    All(Vec<(NodeId, Vec<TransferReport>)>),
+    All(BoardState),
 }
 
 /// The board.
@@ -53,6 +57,8 @@ pub enum Output {
 pub struct Board {
     me: NodeId,
     reports: BTreeMap<NodeId, Vec<TransferReport>>,
+    /// In the order of info hashes where the master's was heard.
+    counts: Vec<SwarmCount>,
     changed: bool,
     /// Not before this the master tells everybody again.
     tell_at: Time,
@@ -72,37 +78,44 @@ pub fn is_worth_telling(report: &TransferReport) -> bool {
 impl Board {
     /// An empty board.
     pub fn new(now: Time, me: NodeId) -> Self {
-        Self { me, reports: BTreeMap::new(), changed: false, tell_at: now, due: now + EVERY, outputs: VecDeque::new() }
+        let (reports, counts, outputs) = Default::default();
+        Self { me, reports, counts, changed: false, tell_at: now, due: now + EVERY, outputs }
     }
 
     /// Something happened.
     pub fn handle_input(&mut self, now: Time, input: Input) {
         match input {
-            Input::Mine { mut reports, master } => {
+            Input::Mine { mut reports, counts } => {
                 reports.retain(is_worth_telling);
                 reports.truncate(REPORTS_MAX);
                 self.due = now + EVERY;
                 if self.set(self.me, reports.clone()) {
                     self.outputs.push_back(Output::Mine(reports));
                 }
-                if master && self.changed && self.tell_at <= now {
+                let Some(counts) = counts else { return };
+                self.changed |= self.counts != counts;
+                self.counts = counts;
+                if self.changed && self.tell_at <= now {
                     self.changed = false;
                     self.tell_at = now + self.pause();
-                    let all = self.reports.iter().map(|(node, r)| (*node, r.clone())).collect();
-                    self.outputs.push_back(Output::All(all));
+                    let transfers = self.reports.iter().map(|(node, r)| (*node, r.clone())).collect();
+                    self.outputs.push_back(Output::All(BoardState { transfers, counts: self.counts.clone() }));
                 }
             }
             Input::Of(node, mut reports) => {
                 reports.truncate(REPORTS_MAX);
                 self.set(node, reports);
             }
-            Input::All(board) => {
+            Input::All(BoardState { transfers, counts }) => {
+                self.counts = counts;
+                self.counts.sort_unstable_by_key(|count| count.info_hash);
                 let mine = self.reports.remove(&self.me);
-                self.reports = board.into_iter().take(NODES_MAX).filter(|(node, _)| *node != self.me).collect();
+                self.reports = transfers.into_iter().filter(|(node, _)| *node != self.me).collect();
                 if let Some(mine) = mine {
                     self.reports.insert(self.me, mine);
                 }
             }
+            Input::Came => self.changed = true,
             Input::Gone(node) => {
                 self.set(node, Vec::new());
             }
@@ -112,7 +125,8 @@ impl Board {
     /// How long telling everybody of everybody takes at [`BYTES_PER_SECOND`].
     fn pause(&self) -> Duration {
         let (nodes, reports) = (self.reports.len() as u64, self.reports.values().map(|r| r.len() as u64).sum::<u64>());
-        Duration::from_millis(nodes * reports * REPORT_BYTES * 1000 / BYTES_PER_SECOND)
+        let bytes = reports * REPORT_BYTES + self.counts.len() as u64 * COUNT_BYTES;
+        Duration::from_millis(nodes * bytes * 1000 / BYTES_PER_SECOND)
     }
 
     fn set(&mut self, node: NodeId, reports: Vec<TransferReport>) -> bool {
@@ -143,9 +157,10 @@ impl Board {
         self.reports.get(node).map_or(&[], Vec::as_slice)
     }
 
-    /// Everybody's transfers.
-    pub fn all(&self) -> impl Iterator<Item = &TransferReport> {
-        self.reports.values().flatten()
+    /// Whole copies and others in a swarm, as the master told last.
+    pub fn counts(&self, info_hash: &InfoHash) -> (u32, u32) {
+        let found = self.counts.binary_search_by_key(info_hash, |count| count.info_hash);
+        found.map_or((0, 0), |at| (self.counts[at].complete, self.counts[at].incomplete))
     }
 }
 
@@ -153,7 +168,6 @@ impl Board {
 mod tests {
     use super::*;
     use crate::config::Mode;
-    use crate::id::InfoHash;
 
     fn report(permille: u16) -> TransferReport {
         TransferReport {
@@ -168,21 +182,42 @@ mod tests {
         }
     }
 
+    fn board_of(transfers: Vec<(NodeId, Vec<TransferReport>)>) -> BoardState {
+        BoardState { transfers, counts: Vec::new() }
+    }
+
     #[test]
     fn only_what_changed_is_told() {
         let (me, other) = (NodeId([1; 32]), NodeId([2; 32]));
         let mut board = Board::new(Time(0), me);
         let mine = vec![report(10)];
-        board.handle_input(Time(1), Input::Mine { reports: mine.clone(), master: true });
-        assert_eq!(board.poll_output(), Some(Output::Mine(mine.clone())));
-        assert_eq!(board.poll_output(), Some(Output::All(vec![(me, mine.clone())])));
-        board.handle_input(Time(2_000_000), Input::Mine { reports: mine.clone(), master: true });
-        assert_eq!(board.poll_output(), None);
-        board.handle_input(Time(3), Input::Of(other, vec![report(3)]));
-        board.handle_input(Time(4_000_000), Input::Mine { reports: mine.clone(), master: true });
-        assert_eq!(board.poll_output(), Some(Output::All(vec![(me, mine.clone()), (other, vec![report(3)])])));
-        board.handle_input(Time(5), Input::All(vec![(me, vec![]), (other, vec![report(9)])]));
+        let tell = |board: &mut Board, now| {
+            board.handle_input(Time(now), Input::Mine { reports: mine.clone(), counts: Some(Vec::new()) });
+            board.poll_output()
+        };
+        assert_eq!(tell(&mut board, 1), Some(Output::Mine(mine.clone())));
+        assert_eq!(board.poll_output(), Some(Output::All(board_of(vec![(me, mine.clone())]))));
+        assert_eq!(tell(&mut board, 2_000_000), None);
+        board.handle_input(Time(3_000_000), Input::Of(other, vec![report(3)]));
+        let both = board_of(vec![(me, mine.clone()), (other, vec![report(3)])]);
+        assert_eq!(tell(&mut board, 4_000_000), Some(Output::All(both.clone())));
+        board.handle_input(Time(5_000_000), Input::Came);
+        assert_eq!(tell(&mut board, 6_000_000), Some(Output::All(both)), "who has just come hears it too");
+        board.handle_input(Time(7_000_000), Input::All(board_of(vec![(me, vec![]), (other, vec![report(9)])])));
         assert_eq!((board.of(&me), board.of(&other)), (&mine[..], &[report(9)][..]), "nobody tells us of ourselves");
+    }
+
+    #[test]
+    fn everybody_knows_what_the_master_counts() {
+        let (mut master, mut follower) = (Board::new(Time(0), NodeId([1; 32])), Board::new(Time(0), NodeId([2; 32])));
+        let info_hash = InfoHash([1; 20]);
+        let counts = vec![SwarmCount { info_hash, complete: 2, incomplete: 5 }];
+        master.handle_input(Time(1), Input::Mine { reports: Vec::new(), counts: Some(counts) });
+        let Some(Output::All(board)) = master.poll_output() else { panic!("it is told") };
+        assert_eq!(follower.counts(&info_hash), (0, 0));
+        follower.handle_input(Time(2), Input::All(board));
+        follower.handle_input(Time(3), Input::Mine { reports: Vec::new(), counts: None });
+        assert_eq!(follower.counts(&info_hash), (2, 5));
     }
 
     #[test]
@@ -190,7 +225,7 @@ mod tests {
         let mut board = Board::new(Time(0), NodeId([1; 32]));
         let quiet = TransferReport { state: TransferState::Seeding, ..report(1000) };
         let idle = TransferReport { state: TransferState::Idle, ..report(1000) };
-        board.handle_input(Time(1), Input::Mine { reports: vec![quiet, idle], master: true });
+        board.handle_input(Time(1), Input::Mine { reports: vec![quiet, idle], counts: Some(Vec::new()) });
         assert_eq!(board.poll_output(), None);
     }
 }

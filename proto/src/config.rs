@@ -295,7 +295,7 @@ impl Default for TrackerConfig {
 
 /// The version of everything that labmesh nodes say to each other; other versions are refused by name. 2 since books hold
 /// names and catalogues say which records only have more copies.
-pub const PROTOCOL_VERSION: u16 = 2;
+pub const PROTOCOL_VERSION: u16 = 3;
 
 /// Names of nodes, sites and meshes: a DNS label, so that they fit a TXT record and a column.
 pub const NAME_BYTES_MAX: usize = 63;

@@ -238,8 +238,8 @@ impl Node {
             self.limiter.handle_timeout(now);
         }
         if due(self.board.poll_timeout()) {
-            let (reports, master) = (self.reports(now), self.is_ruling());
-            self.board.handle_input(now, board::Input::Mine { reports, master });
+            let (reports, counts) = (self.reports(now), self.is_ruling().then(|| self.swarm_counts()));
+            self.board.handle_input(now, board::Input::Mine { reports, counts });
         }
         while let Some((at, image)) = self.timers.first().copied().filter(|(at, _)| *at <= now) {
             self.timers.remove(&(at, image));

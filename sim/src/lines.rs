@@ -278,7 +278,7 @@ impl Lines {
             }
             Message::Book(book) => format!("book: {} foreign clients", book.peers.len()),
             Message::Progress(transfers) => format!("progress of {} transfers", transfers.len()),
-            Message::Board(nodes) => format!("board of {} nodes", nodes.len()),
+            Message::Board(board) => format!("board of {} nodes", board.transfers.len()),
             Message::Handover(entries) => format!("handover of {} members", entries.len()),
         }
     }

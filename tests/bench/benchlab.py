@@ -144,11 +144,12 @@ class Lab:
 class Node:
     """A `labmesh run` on host `n`."""
 
-    def __init__(self, lab, n, *words, runs=True):
+    def __init__(self, lab, n, *words, runs=True, cache=None):
         self.lab, self.n, self.name = lab, n, f"pc{n:02}"
         self.dir = lab.dir / self.name
-        self.cache = self.dir / "cache"
-        self.cache.mkdir(parents=True)
+        self.dir.mkdir()
+        self.cache = cache or self.dir / "cache"
+        self.cache.mkdir()
         (self.dir / "labmesh.toml").write_text("")
         self.words = ["--config", self.dir / "labmesh.toml", "--cache", self.cache, "--state", self.dir / "state",
                       "--socket", self.dir / "sock", "--name", self.name, *words]

@@ -2,7 +2,7 @@
 
 The tracker is not ours, so that ours decides nothing. Run as a program, `foreign.py PORT`, this file is that tracker.
 Every BitTorrent client goes on seeding once its copy is whole, as ours does, and says by itself that it is: aria2 and
-Transmission by the script that they run then, libtorrent in a line.
+Transmission by the script that they run then, libtorrent and rqbit (`cargo install rqbit --locked`) in a line.
 """
 import http.server
 import json
@@ -90,8 +90,15 @@ def libtorrent(folder, torrent, address):
     return [LIBTORRENT, torrent, folder, "seed", address]
 
 
-BITTORRENT = {"aria2": aria2, "libtorrent": libtorrent, "transmission": transmission}
-PROGRAMS = {"aria2": "aria2c", "transmission": "transmission-cli", "udpcast": "udp-sender"}
+def rqbit(folder, torrent, _address):
+    return ["rqbit", "--disable-dht", "--disable-lsd", "--disable-upnp-port-forward", "--listen-port=6881", "download",
+            "--disable-http-api", "--overwrite", "--output-folder", folder, torrent]
+
+
+BITTORRENT = {"aria2": aria2, "libtorrent": libtorrent, "rqbit": rqbit, "transmission": transmission}
+# What a client prints when its copy is whole.
+LAST_WORDS = {"libtorrent": "complete", "rqbit": "finished downloading"}
+PROGRAMS = {"aria2": "aria2c", "rqbit": "rqbit", "transmission": "transmission-cli", "udpcast": "udp-sender"}
 
 
 def installed(name):
@@ -116,12 +123,13 @@ def hooked(folder):
     return wait
 
 
-def says_complete(child):
+def says(words):
     """Reads what a client prints until its copy is whole."""
-    for line in child.stdout:
-        if "complete" in line:
-            return
-    sys.exit(f"{child.args} ended with {child.wait()}")
+    def wait(child):
+        if not any(words in line for line in child.stdout):
+            sys.exit(f"{child.args} ended with {child.wait()}")
+
+    return wait
 
 
 def ends_well(child):
@@ -142,14 +150,14 @@ def bittorrent_team(name, lab, image, holders, clients):
     team = Team({}, [], [tracker])
 
     def start(n, folder):
-        piped = {"stdout": subprocess.PIPE, "text": True} if name == "libtorrent" else {}
+        piped = {"stdout": subprocess.PIPE, "text": True} if name in LAST_WORDS and n in clients else {}
         return lab.start(n, *command(folder, torrent, lab.addr(n)), log=folder / "log", **piped)
 
     for n in (*holders, *clients):
         folder = lab.dir / f"{name}-{n}"
         folder.mkdir()
         team.folders.append(folder)
-        wait = says_complete if name == "libtorrent" else hooked(folder)
+        wait = says(LAST_WORDS[name]) if name in LAST_WORDS else hooked(folder)
         if n in holders:
             os.link(image, folder / image.name)
             team.seeds[n] = start(n, folder)

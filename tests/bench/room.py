@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 from benchlab import MIB, Lab, Node, busy_seconds, peak_memory, wait_for  # noqa: E402
-from foreign import Client, Team, bittorrent_team, ends_well, says_complete, udpcast_team  # noqa: E402
+from foreign import Client, Team, bittorrent_team, ends_well, says, udpcast_team  # noqa: E402
 
 IMAGE = "bench.img"
 MEMORY_EVERY = 0.25
@@ -84,7 +84,7 @@ def labmesh_team(lab, room):
                       ends_well) for node in nodes[room.holders:]]
     for n in room.late:
         late = Node(lab, n, *words(n), runs=False)
-        clients.append(Client(n, late.cache / IMAGE, lambda late=late: late.get(IMAGE), says_complete))
+        clients.append(Client(n, late.cache / IMAGE, lambda late=late: late.get(IMAGE), says("complete")))
         nodes.append(late)
     seeds = {node.n: node.child for node in nodes[:room.holders]}
     others = {node.n: node.child for node in nodes[room.holders:] if node.child}

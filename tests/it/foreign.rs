@@ -113,6 +113,55 @@ fn goes_on_half_way(client: &dyn Client) {
     assert!(copies < 1.3, "{copies:.2} copies in all, of which {had:.2} before it was ended");
 }
 
+/// The master is killed when a stranger has about half. It goes on with the other holder, and says that it is done to the
+/// next tracker in its torrent, since the first is dead.
+fn finds_the_next_master(client: &dyn Client) {
+    let Some(lab) = Lab::open(3, Link::Mbit(50)).filter(|_| client.installed()) else { return };
+    let dir = scratch();
+    let image = dir.path().join(IMAGE);
+    random_file(&image, SIZE, 11);
+    let mut nodes = [0, 1].map(|n| Node::start(lab.host(n), dir.path(), &format!("pc{n}"), &[]));
+    let master = one_master(&[&nodes[0], &nodes[1]], Duration::from_secs(15));
+    let next = 1 - master;
+    let hash = nodes[master].add(&image);
+    nodes[next].add(&image);
+    nodes[next].sees(IMAGE, 2);
+    let (code, torrent) = nodes[next].page(&format!("/file?hash={hash}"));
+    assert_eq!(code, 200);
+    let path = dir.path().join("fetched.torrent");
+    fs::write(&path, torrent).expect("the torrent can be written");
+    let folder = dir.path().join("stranger");
+    fs::create_dir(&folder).expect("a folder can be made");
+    let _program = client.start(lab.host(2), &path, &folder);
+
+    let received = || lab.host(2).bytes().rx as f64 / SIZE as f64;
+    wait_for(LONG, "some of the image to pass the cable", || (received() > 0.4).then_some(()));
+    nodes[master].kill_9();
+    let had = received();
+    assert!(had < 0.9, "the master died too late, after {had:.2} copies");
+    arrives(&folder, &image);
+    println!("the master died after {had:.2} copies, whole after {:.2}", received());
+    wait_for(LONG, "the new tracker to hear that it is done", || {
+        let scraped = nodes[next].page(&format!("/scrape?info_hash={}", escaped(&hash))).1;
+        String::from_utf8_lossy(&scraped).contains("10:downloadedi1e").then_some(())
+    });
+}
+
+#[test]
+fn aria2_finds_the_next_master() {
+    finds_the_next_master(&Aria2);
+}
+
+#[test]
+fn transmission_finds_the_next_master() {
+    finds_the_next_master(&Transmission);
+}
+
+#[test]
+fn libtorrent_finds_the_next_master() {
+    finds_the_next_master(&Libtorrent);
+}
+
 /// Everybody's client and ours in one swarm. Half way the master is killed; a second whole copy is there.
 #[test]
 fn all_clients_share_one_swarm_and_outlive_the_master() {

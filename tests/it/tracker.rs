@@ -7,7 +7,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use crate::harness::{HTTP_PORT, Node, connect_from, http_get, scratch, wait_for};
+use crate::harness::{HTTP_PORT, Node, connect_from, http_get, labmesh, one_master, random_file, scratch, wait_for};
 use crate::lab::Host;
 
 const HASH: [u8; 20] = *b"a torrent of nobody!";
@@ -72,6 +72,40 @@ impl Client {
         }
         answers
     }
+}
+
+/// The master's book, told by everybody: whole copies that seed, the copy that is fetched, and who has just come.
+#[test]
+fn every_node_scrapes_and_shows_what_the_master_counts() {
+    const IMAGE: &str = "counted.img";
+    let dir = scratch();
+    let image = dir.path().join(IMAGE);
+    random_file(&image, 3_000_000, 9);
+    let node = |n: u8| Node::prepare(&Host::loopback(n), dir.path(), &format!("pc{n}"), &["--mesh", "counted"]);
+    let mut nodes = [74, 75, 76].map(node);
+    nodes[0].restart();
+    nodes[1].restart();
+    let master = one_master(&[&nodes[0], &nodes[1]], SOON);
+    nodes[0].add(&image);
+    nodes[1].sees(IMAGE, 1);
+    nodes[1].get(IMAGE, &["--seed-time", "0"]).completes(SOON);
+    nodes[2].restart();
+    nodes[2].sees(IMAGE, 2);
+    // A master is never idle.
+    let seeds = 1 + u32::from(master == 1);
+    let entry = format!("d8:completei{seeds}e10:downloadedi1e10:incompletei0e4:name11:{IMAGE}e");
+    let row = serde_json::json!({"complete": seeds, "downloading": 0, "downloaded": 1});
+    for node in &nodes {
+        wait_for(SOON, "the same counts everywhere", || {
+            let scraped = node.page("/scrape").1;
+            let images: serde_json::Value = serde_json::from_slice(&node.page("/api/images").1).ok()?;
+            let told = row.as_object()?.iter().all(|(key, value)| images[0][key] == *value);
+            (count(&scraped, entry.as_bytes()) == 1 && told).then_some(())
+        });
+    }
+    let torrent = nodes[1].file(&format!("{IMAGE}.torrent"));
+    let shown = labmesh(&["torrent", "show", torrent.to_str().expect("a plain path"), "--json"]).good();
+    assert!(shown.contains(&format!("http://labmesh-counted.local:{HTTP_PORT}/announce")), "{shown}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What an image that passes through leaves in the page cache.
 //!
-//! Rule: it may fill memory that nobody uses, and a GiB in any case, but not push everything else out: a PC with 8 GiB
-//! that fetches or hashes 50 is a PC that somebody works at, and the kernel alone lets the image win (measured,
+//! Rule: it may fill memory that nobody uses, and a little in any case, but not push everything else out: a PC with 8 GiB
+//! that fetches or hashes 50 is a PC that somebody works at, and the kernel alone often lets the image win (measured,
 //! `docs/BENCHMARKS.md`). Of a file that is written the newest stays, since that is what neighbours ask for next. Of a
 //! file that is read through the beginning stays, since the next who reads it through begins there; what was in memory
 //! before stays in any case. Files that are sent are left to the kernel: who seeds is there to seed.
@@ -17,8 +17,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::{Advice, fadvise};
 use rustix::io::{ReadWriteFlags, preadv2};
 
-/// What may stay in any case: what arrives in 8 s at a gigabit, so that neighbours need no disk.
-const ALWAYS: u64 = 1 << 30;
+/// What may stay in any case: what arrives in 2 s at a gigabit, since that is what neighbours ask for. Until a sync as
+/// much is there all the same.
+const ALWAYS: u64 = 256 << 20;
 /// Whether a range is in the page cache is asked at every so many bytes: the kernel reads and forgets in larger runs.
 const STRIDE: u64 = 64 * 1024;
 /// The kernel's usual read-ahead.

@@ -179,7 +179,9 @@ impl Node {
             Message::Catalogue(delta) => self.catalogue.handle_input(now, catalogue::Input::Delta { from, delta }),
             Message::TorrentWanted(hash) => {
                 let swarm = self.image_of(&hash).and_then(|image| self.swarms[image].as_ref());
-                let bytes = swarm.map(|s| s.metainfo().to_bytes(&[], s.metainfo().comment()));
+                // What lies beside a copy names the mesh, on whichever node; other people's trackers stay where they came.
+                let tiers = [vec![format!("http://{}:{}/announce", self.config.mesh_host, self.config.http_port)]];
+                let bytes = swarm.map(|s| s.metainfo().to_bytes(&tiers, s.metainfo().comment()));
                 let answer =
                     bytes.map_or(Message::NoTorrent(hash), |bytes| Message::Torrent { info_hash: hash, bytes });
                 self.send(from, answer);
@@ -204,7 +206,7 @@ impl Node {
             Message::Progress(reports) if self.is_ruling() => {
                 self.board.handle_input(now, board::Input::Of(from, reports));
             }
-            Message::Board(all) if of_master => self.board.handle_input(now, board::Input::All(all)),
+            Message::Board(board) if of_master => self.board.handle_input(now, board::Input::All(board)),
             other => tracing::trace!(?from, ?other, "not said to this node in its role"),
         }
     }
@@ -330,6 +332,7 @@ impl Node {
             roster::Output::MemberUp(node) => {
                 let name = self.name_of(&node);
                 self.track_holder(now, node);
+                self.board.handle_input(now, board::Input::Came);
                 self.event(Event::MemberUp { node, name });
             }
             roster::Output::MemberDown(node) => {
@@ -428,10 +431,10 @@ impl Node {
     pub(super) fn do_for_board(&mut self, output: board::Output) {
         match output {
             board::Output::Mine(reports) => self.send_to_master(Message::Progress(reports)),
-            board::Output::All(all) => {
+            board::Output::All(board) => {
                 let live = self.roster.entries().filter(|e| e.live && e.member.id != self.config.id);
                 for to in live.map(|e| e.member.id).collect::<Vec<_>>() {
-                    self.send(to, Message::Board(all.clone()));
+                    self.send(to, Message::Board(board.clone()));
                 }
             }
         }

@@ -12,7 +12,7 @@ use crate::election;
 use crate::error::DiskError;
 use crate::id::{InfoHash, NodeId, PeerId, Time};
 use crate::swarm::Swarm;
-use crate::wire::control::{ImageRecord, RosterEntry, TransferReport, TransferState};
+use crate::wire::control::{ImageRecord, RosterEntry, SwarmCount, TransferReport, TransferState};
 use crate::wire::http_tracker::Scraped;
 
 /// What a node is in its mesh.
@@ -227,25 +227,27 @@ impl Node {
         if self.is_ruling() {
             return counted.map(|scraped| Scraped { name, ..scraped });
         }
-        let (complete, incomplete) = self.counts(record);
+        let (complete, incomplete) = self.counts(hash);
         let downloaded = record.downloaded.max(self.tracker.downloaded(hash));
         Some(Scraped { info_hash: *hash, name, complete, incomplete, downloaded })
     }
 
-    /// Whole copies and others in the swarm: by the book here, or by what the master tells.
-    fn counts(&self, record: &ImageRecord) -> (u32, u32) {
-        if self.is_ruling() {
-            return self.tracker.counts(&record.info_hash);
-        }
-        let of_it = |report: &&TransferReport| report.info_hash == record.info_hash;
-        let fetching = |report: &&TransferReport| report.permille < 1000;
-        let incomplete = self.board.all().filter(of_it).filter(fetching).count() as u32;
-        let live = record.holders.iter().filter(|node| self.is_live(node)).count() as u32;
-        (live, incomplete)
+    /// Whole copies and others in the swarm: by the book here, or by the master's.
+    fn counts(&self, info_hash: &InfoHash) -> (u32, u32) {
+        if self.is_ruling() { self.tracker.counts(info_hash) } else { self.board.counts(info_hash) }
     }
 
     fn is_live(&self, node: &NodeId) -> bool {
         *node == self.config.id || self.roster.member(node).is_some_and(|e| e.live)
+    }
+
+    /// What the book here has of every image, for everybody else.
+    pub(super) fn swarm_counts(&self) -> Vec<SwarmCount> {
+        let count = |record: &ImageRecord| {
+            let (info_hash, (complete, incomplete)) = (record.info_hash, self.tracker.counts(&record.info_hash));
+            (complete + incomplete > 0).then_some(SwarmCount { info_hash, complete, incomplete })
+        };
+        self.catalogue.records().filter_map(count).collect()
     }
 
     /// What a node is called here; unique.
@@ -286,7 +288,7 @@ impl Node {
             *names.entry(&record.name).or_default() += 1;
         }
         let status = |record: &ImageRecord| {
-            let (complete, downloading) = self.counts(record);
+            let (complete, downloading) = self.counts(&record.info_hash);
             let swarm = self.image_of(&record.info_hash).and_then(|image| self.swarms[image].as_ref());
             ImageStatus {
                 name: record.name.clone(),

@@ -365,6 +365,26 @@ pub struct TransferReport {
     pub missing_pieces: u32,
 }
 
+/// What is transferred in the mesh, as the master knows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct BoardState {
+    /// Each node's transfers.
+    pub transfers: Vec<(NodeId, Vec<TransferReport>)>,
+    /// Who is in each swarm, by the master's book; empty swarms are left out.
+    pub counts: Vec<SwarmCount>,
+}
+
+/// Who is in a swarm, other people's clients included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct SwarmCount {
+    /// Its image.
+    pub info_hash: InfoHash,
+    /// Those with the whole of it.
+    pub complete: u32,
+    /// The others.
+    pub incomplete: u32,
+}
+
 /// What a copy is doing, in the words of `status`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -485,8 +505,8 @@ pub enum Message {
     Book(BookReplica),
     /// A node's transfers, for the master's page.
     Progress(Vec<TransferReport>),
-    /// All nodes' transfers, for everybody's page.
-    Board(Vec<(NodeId, Vec<TransferReport>)>),
+    /// What the master knows of everybody, for everybody's page.
+    Board(BoardState),
     /// A master that lost a merge hands over the members that it knew.
     Handover(Vec<RosterEntry>),
 }

@@ -114,8 +114,9 @@ impl Message {
             Self::Book(book) => check_book(book),
             Self::Progress(reports) => check_reports(reports),
             Self::Board(board) => {
-                check_count("nodes", board.len(), NODES_MAX)?;
-                board.iter().try_for_each(|(_, reports)| check_reports(reports))
+                check_count("nodes", board.transfers.len(), NODES_MAX)?;
+                check_count("swarms", board.counts.len(), IMAGES_MAX)?;
+                board.transfers.iter().try_for_each(|(_, reports)| check_reports(reports))
             }
             Self::Handover(entries) => check_entries(entries),
         }
@@ -371,7 +372,10 @@ mod tests {
                 names: vec![RegisteredName { info_hash, name: "debian.iso".to_owned(), size: 9 }],
             }),
             Message::Progress(vec![report(1000)]),
-            Message::Board(vec![(node, vec![report(0)])]),
+            Message::Board(BoardState {
+                transfers: vec![(node, vec![report(0)])],
+                counts: vec![SwarmCount { info_hash, complete: 2, incomplete: 1 }],
+            }),
             Message::Handover(vec![entry]),
         ]
     }
@@ -422,6 +426,8 @@ mod tests {
         check_refused(&Message::Roster(roster), "deputies");
         check_refused(&Message::Progress(vec![report(0); IMAGES_MAX + 1]), "transfers");
         check_refused(&Message::Progress(vec![report(1001)]), "permille");
+        let counts = vec![SwarmCount { info_hash: InfoHash([3; 20]), complete: 0, incomplete: 1 }; IMAGES_MAX + 1];
+        check_refused(&Message::Board(BoardState { counts, ..BoardState::default() }), "swarms");
         let bytes = vec![0; TORRENT_BYTES_MAX + 1];
         check_refused(&Message::Torrent { info_hash: InfoHash([3; 20]), bytes }, "bytes of a torrent");
         assert_eq!(Message::decode(&vec![0; CONTROL_BYTES_MAX + 1]), Err(BadMessage::TooLong(CONTROL_BYTES_MAX + 1)));
