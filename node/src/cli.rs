@@ -106,8 +106,8 @@ impl FromArgMatches for UnnamedNodeArgs {
 impl Args for UnnamedNodeArgs {
     fn augment_args(command: clap::Command) -> clap::Command {
         let all = NodeArgs::augment_args(clap::Command::new(""));
-        let heading = command.get_next_help_heading().map(ToOwned::to_owned);
-        let args = all.get_arguments().cloned().map(|arg| arg.help_heading(heading.clone()));
+        let heading = "If no node runs here, one is run for the length of the command";
+        let args = all.get_arguments().cloned().map(|arg| arg.help_heading(heading));
         let renamed = args.map(|arg| if arg.get_id() == "name" { arg.long("node-name") } else { arg });
         command.args(renamed)
     }

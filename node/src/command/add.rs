@@ -28,7 +28,7 @@ pub struct Add {
     #[arg(long, group = "how")]
     in_place: bool,
     /// The node that is run if none runs here.
-    #[command(flatten, next_help_heading = "If no node runs here, one is run for the length of the command")]
+    #[command(flatten)]
     node: UnnamedNodeArgs,
 }
 
