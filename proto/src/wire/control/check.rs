@@ -306,11 +306,14 @@ mod tests {
     }
 
     /// One of each variant, so that every decoder path is tried.
+    fn foreign_answer() -> ForeignAnswer {
+        let peers = vec![(foreign().addr, PeerId(*b"-TR3000-0123456789ab"))];
+        ForeignAnswer { complete: 1, incomplete: 2, peers }
+    }
+
     fn samples() -> Vec<Message> {
         let (epoch, node, info_hash) = (beat().epoch, NodeId([1; 32]), InfoHash([3; 20]));
         let entry = RosterEntry { member: member("pc07"), live: true };
-        let peers = vec![(foreign().addr, PeerId(*b"-TR3000-0123456789ab"))];
-        let answer = ForeignAnswer { complete: 1, incomplete: 2, peers };
         let neighbour = Neighbour { node: Some(node), addr: foreign().addr, complete: true };
         let neighbours = Neighbours { info_hash, neighbours: vec![neighbour], complete: 1, incomplete: 2, stay: false };
         let record = ImageRecord {
@@ -364,7 +367,7 @@ mod tests {
             Message::Neighbours(neighbours),
             Message::Wake(info_hash),
             Message::ForeignAnnounce { id: 1, peer: foreign(), numwant: 50, stopped: false, completed: true },
-            Message::ForeignAnnounced { id: 1, answer: Ok(answer) },
+            Message::ForeignAnnounced { id: 1, answer: Ok(foreign_answer()) },
             Message::ForeignAnnounced { id: 2, answer: Err(ForeignRefused::AddressFull) },
             Message::Book(BookReplica {
                 peers: vec![foreign()],
