@@ -10,7 +10,7 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgMatches, Args, FromArgMatches, Parser, Subcommand};
 
 use crate::command::{
     add, config, demo, get, inspect, limit, ls, master, mode, rescan, rm, run, start, status, stop, torrent,
@@ -87,6 +87,34 @@ pub struct NodeArgs {
     /// The settings that were typed.
     #[command(flatten)]
     pub settings: Settings,
+}
+
+/// The same for a command to which `--name` is the name of an image: the node's is `--node-name` there.
+#[derive(Clone, Debug)]
+pub struct UnnamedNodeArgs(pub NodeArgs);
+
+impl FromArgMatches for UnnamedNodeArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        NodeArgs::from_arg_matches(matches).map(Self)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        self.0.update_from_arg_matches(matches)
+    }
+}
+
+impl Args for UnnamedNodeArgs {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        let all = NodeArgs::augment_args(clap::Command::new(""));
+        let heading = "If no node runs here, one is run for the length of the command";
+        let args = all.get_arguments().cloned().map(|arg| arg.help_heading(heading));
+        let renamed = args.map(|arg| if arg.get_id() == "name" { arg.long("node-name") } else { arg });
+        command.args(renamed)
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
 }
 
 /// What every command is given.
@@ -203,6 +231,8 @@ mod tests {
             &["torrent", "create", "x", "--piece-length", "100KB"],
             &["torrent", "create", "x", "--announce", "tracker.example"],
             &["torrent", "create", "x", "--web-seed", "udp://w/x.img"],
+            &["get", ""],
+            &["add", "x.img", "--weight", "100"],
         ] {
             exits(words, 2);
         }

@@ -18,8 +18,10 @@ use tracing_subscriber::EnvFilter;
 use crate::cli::{Context, NodeArgs};
 use crate::config::{Config, SocketConfig};
 use crate::driver;
+use crate::io::cache::Step;
 use crate::io::socket::{Answer, Client, Request, places};
-use crate::view::{Exit, Failure, Status};
+use crate::progress::{Job, Out};
+use crate::view::{self, Exit, Failure, Status};
 
 pub mod add;
 pub mod config;
@@ -39,6 +41,7 @@ pub mod stop;
 pub mod torrent;
 
 mod fetch;
+mod output;
 
 /// How long a node for one command looks for others: mDNS and an election take at most 2.5 s (design, section 5).
 const LOOK_FOR: Duration = Duration::from_secs(6);
@@ -119,7 +122,7 @@ impl Own {
     /// Starts it; returns when it answers commands.
     async fn start(mut config: Config) -> anyhow::Result<Self> {
         log("warn");
-        config.any_port = true;
+        config.transient = true;
         let socket = reachable(&mut config.socket);
         let (stop, stopped) = oneshot::channel::<()>();
         let (ready, is_ready) = oneshot::channel();
@@ -154,6 +157,41 @@ fn reachable(socket: &mut SocketConfig) -> PathBuf {
         socket.path = std::env::temp_dir().join(format!("labmesh-{}.sock", std::process::id()));
     }
     socket.path.clone()
+}
+
+/// The steps of a long answer, shown as they come.
+struct Steps {
+    out: Out,
+    title: String,
+    job: Option<(String, Job)>,
+}
+
+impl Steps {
+    fn of(out: Out, title: String) -> Self {
+        Self { out, title, job: None }
+    }
+
+    fn show(&mut self, step: &Step) {
+        if self.out.json {
+            // The answer will say that standard output is closed.
+            let _ = self.out.json(&serde_json::json!({
+                "event": "progress", "what": step.what, "done": step.done, "total": step.total,
+            }));
+        } else if !step.what.is_empty() {
+            if self.job.as_ref().is_none_or(|(what, _)| *what != step.what) {
+                self.job = Some((step.what.clone(), self.out.job(&self.title, step.total)));
+            }
+            if let Some((_, job)) = &mut self.job {
+                job.set(step.done, &step.what, &view::size(step.done));
+            }
+        }
+    }
+
+    fn clear(self) {
+        if let Some((_, job)) = self.job {
+            job.clear();
+        }
+    }
 }
 
 /// Waits until a node that has just started knows its place in the mesh.

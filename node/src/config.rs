@@ -380,16 +380,6 @@ impl Settings {
         toml::from_str(text)
     }
 
-    /// What the environment alone says.
-    ///
-    /// # Errors
-    /// If a variable does not hold what its key expects.
-    pub fn from_environment() -> anyhow::Result<Self> {
-        use clap::{Args as _, FromArgMatches as _};
-        let matches = Self::augment_args(clap::Command::new("labmesh")).try_get_matches_from(["labmesh"])?;
-        Ok(Self::from_arg_matches(&matches)?)
-    }
-
     /// These settings, and where they are silent, those of `below`.
     #[must_use]
     pub fn over(self, below: Self) -> Self {
@@ -530,7 +520,7 @@ pub struct Config {
     /// Control plane and heartbeats; 0 = any free port.
     pub control_port: u16,
     /// Take a free port where the configured one is taken: a node for the length of one command.
-    pub any_port: bool,
+    pub transient: bool,
     /// The mode of a `get` that names none.
     pub mode: Mode,
     /// The seed time of a `get` that names none; `None` = what its mode says.
@@ -636,7 +626,7 @@ impl Config {
             http_port,
             peer_port,
             control_port,
-            any_port: false,
+            transient: false,
             mode: s.mode.expect(WHY),
             seed_time: s.seed_time,
             schedule: Schedule::new(s.upload_limit.expect(WHY), s.download_limit.expect(WHY), s.limits),
@@ -699,6 +689,7 @@ fn check_tracker(s: &Settings) -> anyhow::Result<(TrackerConfig, Policy)> {
         scrape_allowed: s.scrape_allowed.expect(WHY),
         trusted_proxies: s.trusted_proxy.iter().flatten().map(IpAddr::to_canonical).collect(),
         announces_per_address: s.announces_per_address.expect(WHY),
+        open,
         register_token: s.register_token.as_deref().map(values::token_from_file).transpose()?,
     };
     Ok((TrackerConfig { open, interval, min_interval, expiry, response_size, nat_check }, policy))

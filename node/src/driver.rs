@@ -259,7 +259,15 @@ fn raise_open_files() {
 
 fn place(config: &Config) -> anyhow::Result<Place> {
     Ok(match (config.bind, &config.interface) {
-        (Some(IpAddr::V4(ip)), _) => Place::Address(ip),
+        (Some(IpAddr::V4(ip)), _) => {
+            // Said here once, since every port would blame its number.
+            match std::net::UdpSocket::bind((ip, 0)) {
+                Err(e) if e.kind() == std::io::ErrorKind::AddrNotAvailable => {
+                    anyhow::bail!("this machine has no address {ip} (ip addr lists them): give another with --bind")
+                }
+                _ => Place::Address(ip),
+            }
+        }
         (Some(IpAddr::V6(ip)), _) => {
             anyhow::bail!("cannot bind to {ip}: the mesh speaks IPv4; give an IPv4 address with --bind")
         }
@@ -278,7 +286,7 @@ fn on_a_port<T, E>(port: u16, any: bool, bind: impl Fn(u16) -> Result<T, E>) -> 
 
 fn bind_peers(config: &Config, place: &Place, events: &io::Events, buffers: &Buffers) -> anyhow::Result<Peers> {
     let runtime = tokio::runtime::Handle::current();
-    on_a_port(config.peer_port, config.any_port, |port| {
+    on_a_port(config.peer_port, config.transient, |port| {
         let addr = SocketAddr::new(place.listen_ip(), port);
         Peers::bind(&runtime, addr, Limits::default(), buffers.clone(), events.clone())
     })
@@ -302,7 +310,7 @@ fn bind_pages(
     let ip = place.address().map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), IpAddr::V4);
     let bind =
         |port| tracker::serve(ip, port, handle.clone(), mesh.clone(), config.tracker_policy.clone(), end.clone());
-    Ok(on_a_port(config.http_port, config.any_port, bind)?)
+    Ok(on_a_port(config.http_port, config.transient, bind)?)
 }
 
 struct Ports {
@@ -425,13 +433,13 @@ impl Driver {
             mesh_host: host,
             local_discovery: lsd.as_ref().map(|_| service.mesh.tag_hex()),
             peer_exchange: config.local_discovery,
+            transient: config.transient,
             piece_buffer_bytes: config.piece_buffer,
             block_bytes: proto::LARGE_BLOCK_BYTES,
             seed,
         };
         let mut node = Node::new(now(), node, identity.epoch());
         node.handle_input(now(), Input::Saved(book.load().context("cannot read what the tracker counted")?));
-        let probes = Probes::new(PeerId::of_node(&identity.node_id()), runtime.clone(), events.clone());
         let joins = config.join.iter().map(|join| Input::Found { node: join.node, addr: join.addr });
         joins.for_each(|found| node.handle_input(now(), found));
         Ok(Self {
@@ -443,12 +451,12 @@ impl Driver {
             lsd,
             trackers: Trackers::new(runtime.clone(), place.listen_ip(), events.clone()),
             web_seeds: WebSeeds::new(runtime.clone(), place.listen_ip(), events.clone()),
+            probes: Probes::new(PeerId::of_node(&identity.node_id()), runtime.clone(), events.clone()),
             peers,
             disk,
             cache,
             identity,
             book,
-            probes,
             place,
             address,
             events,
@@ -559,6 +567,8 @@ impl Driver {
             Question::Command(command, answer) => {
                 let id = wait(&mut self.commands, &mut self.next_request, answer);
                 self.node.handle_input(now(), Input::Command { id, command });
+                // Whoever asks after a command sees what it did.
+                self.status = None;
             }
             Question::Announces { batch, answers } => {
                 let now = now();
@@ -665,7 +675,13 @@ impl Driver {
                 self.disk.close(image);
             }
             Output::SetAside { name } => {
-                self.in_cache("set aside", |cache| async move { cache.set_aside(&name).await });
+                // By the disk's clerk, so that it is done before the file that takes its name is begun.
+                let cache = self.cache.clone();
+                self.disk.first(move || {
+                    if let Err(error) = cache.set_aside(&name) {
+                        tracing::warn!(%error, image = name, "cannot set aside");
+                    }
+                });
             }
             Output::Delete { id, name } => self.delete(id, name),
             Output::MarkStopped { name, stopped } => {
@@ -759,7 +775,7 @@ fn bind_control(
 ) -> anyhow::Result<(Control, Heartbeat)> {
     let mut port = config.control_port;
     for _ in 0..FREE_PORT_TRIES {
-        let any = config.any_port || config.control_port == 0;
+        let any = config.transient || config.control_port == 0;
         let addr = SocketAddr::new(place.listen_ip(), port);
         let control = match Control::start(addr, Arc::clone(identity), mesh.clone()) {
             Err(ControlError::PortTaken(_)) if any && port != 0 => {

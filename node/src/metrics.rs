@@ -297,6 +297,7 @@ mod tests {
             downloaded: 3,
             uploaded: 4,
             seed_left: Some(std::time::Duration::from_millis(1500)),
+            seeds_as_master: false,
             missing_pieces: 0,
             last_seen_on: vec![],
             sources: vec![],

@@ -15,8 +15,10 @@ use crate::view;
 
 /// Plain lines are for logs: one now and then is enough.
 const PLAIN_EVERY: Duration = Duration::from_secs(5);
-/// The width if nobody says another.
-const WIDTH_DEFAULT: usize = 80;
+/// A table that is narrower says nothing.
+const WIDTH_MIN: usize = 20;
+/// Wider than any table: the names of all nodes of the largest mesh.
+const WIDTH_MAX: usize = 1 << 20;
 
 /// Where a command's words go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,13 +84,13 @@ pub fn print(text: &str) -> io::Result<()> {
     out.flush()
 }
 
-/// How wide tables may be: the terminal's width, or 80 columns in a file.
+/// How wide tables may be: the terminal's width. In a file or a pipe nothing is cut, unless `COLUMNS` says so.
 pub fn width() -> usize {
     if !io::stdout().is_terminal() {
-        return std::env::var("COLUMNS").ok().and_then(|c| c.parse().ok()).unwrap_or(WIDTH_DEFAULT).clamp(20, 1000);
+        return std::env::var("COLUMNS").ok().and_then(|c| c.parse().ok()).unwrap_or(WIDTH_MAX).max(WIDTH_MIN);
     }
     let (_, columns) = console::Term::stdout().size();
-    usize::from(columns).clamp(20, 1000)
+    usize::from(columns).max(WIDTH_MIN)
 }
 
 /// How many lines the terminal has, if it is one.

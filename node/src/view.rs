@@ -71,8 +71,8 @@ impl From<&Refusal> for Failure {
     fn from(refusal: &Refusal) -> Self {
         let exit = match refusal {
             Refusal::NoSuchImage(_) | Refusal::NotHere(_) => Exit::NoSuchImage,
-            Refusal::Ambiguous { .. } => Exit::Usage,
-            Refusal::OtherContent { .. }
+            Refusal::Ambiguous { .. }
+            | Refusal::OtherContent { .. }
             | Refusal::BeingDeleted(_)
             | Refusal::NotDeleted { .. }
             | Refusal::NoTorrent(_)
@@ -80,6 +80,7 @@ impl From<&Refusal> for Failure {
             | Refusal::ClosedTracker
             | Refusal::TooManyNames(_)
             | Refusal::NeverMaster
+            | Refusal::NoSuccessor
             | Refusal::NotMaster => Exit::Failed,
         };
         Self::new(exit, refusal.to_string())
@@ -188,6 +189,9 @@ pub struct Transfer {
     pub left_s: Option<u64>,
     /// Seconds of seeding left; `null` = no end is set.
     pub seed_left_s: Option<u64>,
+    /// No end is set because this node is the master; the seed time counts when it is that no more.
+    #[serde(default)]
+    pub seeds_as_master: bool,
     /// Bytes of the image.
     pub size: u64,
     /// Bytes of the good pieces here.
@@ -432,6 +436,7 @@ impl Transfer {
             uploaded: t.uploaded,
             left_s: left_of(t),
             seed_left_s: t.seed_left.map(|left| left.as_secs()),
+            seeds_as_master: t.seeds_as_master,
             size: t.size,
             bytes_have: t.bytes_have,
             missing_pieces: t.missing_pieces,
@@ -470,9 +475,23 @@ impl Transfer {
         (self.state == TransferState::Waiting).then(|| format!("waiting for {} pieces {seen}", self.missing_pieces))
     }
 
+    /// How long it is seeded from now on, in words that follow the image's name, if it is.
+    pub fn seeding(&self) -> Option<String> {
+        let words = match (self.state, self.seed_left_s) {
+            (TransferState::Seeding, Some(seconds)) => format!("seeded for {}", span(Duration::from_secs(seconds))),
+            (TransferState::Seeding, None) if self.seeds_as_master => {
+                "seeded for as long as this node is the master, whatever its seed time".to_owned()
+            }
+            (TransferState::Seeding, None) => "seeded until it is stopped".to_owned(),
+            _ => return None,
+        };
+        Some(words)
+    }
+
     fn seeds_for(&self) -> String {
         match (self.state, self.seed_left_s) {
             (TransferState::Seeding, Some(seconds)) => span(Duration::from_secs(seconds)),
+            (TransferState::Seeding, None) if self.seeds_as_master => "as master".to_owned(),
             (TransferState::Seeding, None) => "ever".to_owned(),
             _ => "-".to_owned(),
         }
@@ -599,6 +618,7 @@ mod tests {
             downloaded: 1,
             uploaded: 2,
             seed_left: Some(Duration::from_millis(41_900)),
+            seeds_as_master: false,
             missing_pieces: 412,
             last_seen_on: vec!["pc07".into()],
             sources: vec![("pc01".into(), 10, 20)],

@@ -135,7 +135,12 @@ impl Site {
         let metainfo = match reply {
             Reply::Torrent(metainfo) => metainfo,
             Reply::Refused(Refusal::NoTorrent(_)) => return Err(Unanswered::Late),
-            Reply::Refused(_) | Reply::Started(_) | Reply::Done | Reply::AlreadyHere(_) | Reply::Limits(_) => {
+            Reply::Refused(_)
+            | Reply::Started(_)
+            | Reply::Changed(_)
+            | Reply::Done
+            | Reply::AlreadyHere(_)
+            | Reply::Limits(_) => {
                 return Ok(not_here());
             }
         };

@@ -250,6 +250,8 @@ pub struct Config {
     pub local_discovery: Option<String>,
     /// Exchange peers with clients that are not ours (BEP 11).
     pub peer_exchange: bool,
+    /// The node runs for the length of one command: what it fetches ends with its seed time, even if it is master.
+    pub transient: bool,
     /// Bytes of pieces in flight that the driver has buffers for.
     pub piece_buffer_bytes: u64,
     /// The longest block that it asks of our own nodes and serves: [`LARGE_BLOCK_BYTES`]; only the simulator has rooms

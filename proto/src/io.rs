@@ -337,6 +337,8 @@ pub enum Reply {
     Started(InfoHash),
     /// Done.
     Done,
+    /// The transfer of this info hash is as was asked for.
+    Changed(InfoHash),
     /// The image is here and verified already.
     AlreadyHere(InfoHash),
     /// The answer to [`Command::Torrent`].
@@ -400,6 +402,9 @@ pub enum Refusal {
     /// Weight 0 nodes never are master.
     #[error("this node has weight 0 and never is master")]
     NeverMaster,
+    /// Nobody would follow.
+    #[error("no other node can be master now: this one is alone, or all others have weight 0")]
+    NoSuccessor,
     /// Not the master, so there is nothing to release.
     #[error("this node is not the master")]
     NotMaster,

@@ -326,6 +326,7 @@ impl Node {
             limits: self.limiter.limits(),
             block_bytes: self.config.block_bytes,
             exchange: self.config.peer_exchange,
+            transient: self.config.transient,
             seed: self.rng.next_u64(),
         };
         self.swarms[image] = Some(Swarm::new(now, start));

@@ -172,6 +172,8 @@ pub struct Start {
     pub block_bytes: u32,
     /// Exchange peers with clients that are not ours (BEP 11).
     pub exchange: bool,
+    /// See [`Situation::transient`].
+    pub transient: bool,
     /// The bytes it draws its chances from.
     pub seed: u64,
 }
@@ -194,6 +196,9 @@ pub struct Swarm {
     opened: bool,
     failed: Option<DiskError>,
     complete_since: Option<Time>,
+    /// When a person last said how a whole copy is seeded.
+    told: Time,
+    transient: bool,
     woken: Option<Time>,
     life: Life,
     life_until: Option<Time>,
@@ -252,6 +257,8 @@ impl Swarm {
             opened: false,
             failed: None,
             complete_since: start.complete.then_some(now),
+            told: now,
+            transient: start.transient,
             woken: None,
             life: Life::Stopped,
             life_until: None,
@@ -341,6 +348,7 @@ impl Swarm {
             }
             Input::Mode(mode, seed_time) => {
                 self.remember(mode, seed_time);
+                self.told = now;
                 self.extend_ours();
             }
             Input::Stopped(stopped) => {
@@ -438,8 +446,9 @@ impl Swarm {
             mode: self.mode,
             seed_time: self.seed_time,
             stopped: self.stopped,
-            complete_since: self.complete_since,
+            complete_since: self.complete_since.map(|since| since.max(self.told)),
             master: self.master,
+            transient: self.transient,
             woken: self.woken,
             others_missing: self.others_missing,
             others_complete: self.others_complete,
@@ -922,8 +931,11 @@ impl Swarm {
         if matches!(self.life, Life::Fetching { .. }) { self.unavailable() } else { 0 }
     }
 
-    /// Payload bytes per second, in and out.
+    /// Payload bytes per second, in and out; who is out of the swarm has none.
     pub fn rates(&self, now: Time) -> (u64, u64) {
+        if !self.life.is_active() {
+            return (0, 0);
+        }
         (self.down.per_second(now), self.up.per_second(now))
     }
 
@@ -940,6 +952,12 @@ impl Swarm {
     /// How long it goes on seeding; `None` = no end is set.
     pub fn seed_left(&self, now: Time) -> Option<Duration> {
         self.life_until.map(|until| until.since(now))
+    }
+
+    /// It is seeded without an end because this node is the master, though it was to end.
+    pub fn seeds_as_master(&self, now: Time) -> bool {
+        let otherwise = mode::rule(now, &Situation { master: false, ..self.situation() });
+        self.life == Life::Seeding { until: None } && otherwise != self.life
     }
 
     /// Why it stopped, if it failed.

@@ -37,7 +37,9 @@ use crate::config::{
 };
 use crate::id::{InfoHash, NodeId, RequestId, Time};
 use crate::neighbours::Site;
-use crate::wire::control::{BookReplica, ForeignPeer, Neighbours, NodeAnnounce, RegisteredName};
+use crate::wire::control::{
+    BookReplica, ForeignAnswer, ForeignPeer, ForeignRefused, Neighbours, NodeAnnounce, RegisteredName,
+};
 use crate::wire::http_tracker::{Announce, Announced, Scraped};
 
 mod clients;
@@ -49,7 +51,7 @@ mod swarm;
 #[cfg(test)]
 mod tests;
 
-use foreign::{Answer, Refused, Visit};
+use foreign::{Answer, Visit};
 use holders::Wanted;
 use ledger::Ledger;
 use swarm::{Change, Found, Swarm};
@@ -168,8 +170,8 @@ pub enum Output {
         to: NodeId,
         /// Its number.
         id: u64,
-        /// `None`: refused.
-        answer: Option<Neighbours>,
+        /// For its client.
+        answer: Result<ForeignAnswer, ForeignRefused>,
     },
     /// Wake an idle copy (perhaps this node's).
     Wake {
@@ -282,13 +284,12 @@ impl Tracker {
             }
             Input::Announce { id, announce } => {
                 let result = self.visit(now, &Visit::of(&announce, &self.config), Found::tracked);
-                let result = result.map(|answer| answer.announced(&self.config)).map_err(Refused::reason);
+                let result = result.map(|answer| answer.announced(&self.config)).map_err(ForeignRefused::reason);
                 self.outputs.push_back(Output::Announced { id, result });
             }
             Input::ForeignAnnounce { from, id, peer, numwant, stopped, completed } => {
                 let visit = Visit { peer, wanted: NUMWANT_MAX.min(numwant.into()), stopped, completed };
-                let answer = self.visit(now, &visit, Found::neighbour).ok();
-                let answer = answer.map(|answer| answer.neighbours(peer.info_hash));
+                let answer = self.visit(now, &visit, Found::tracked).map(Answer::passed_on);
                 self.outputs.push_back(Output::ForeignAnnounced { to: from, id, answer });
             }
             Input::Probed { info_hash, addr, reachable } => self.probed(now, info_hash, addr, reachable),
@@ -555,14 +556,14 @@ impl Tracker {
     // ---- foreign clients
 
     /// Books a foreign client and answers it with peers, as `tell` puts them.
-    fn visit<T>(&mut self, now: Time, visit: &Visit, tell: impl Fn(Found) -> T) -> Result<Answer<T>, Refused> {
+    fn visit<T>(&mut self, now: Time, visit: &Visit, tell: impl Fn(Found) -> T) -> Result<Answer<T>, ForeignRefused> {
         let Visit { peer, stopped, completed, wanted } = *visit;
         let info_hash = peer.info_hash;
         let (open, clients, checks) = (self.config.open, self.clients, self.config.nat_check);
         // Strangers may name what they like to an open tracker, but not use up the room of our own images.
         let limit = if open { CATALOGUE_IMAGES_MAX / 2 } else { 0 };
         let swarm = swarm(&mut self.swarms, info_hash, limit);
-        let swarm = swarm.filter(|swarm| swarm.tracked || open).ok_or(Refused::Unknown)?;
+        let swarm = swarm.filter(|swarm| swarm.tracked || open).ok_or(ForeignRefused::Unknown)?;
         if stopped {
             let gone = usize::from(swarm.clients.leave(&peer.addr.into()));
             let (complete, incomplete) = swarm.counts();
@@ -572,7 +573,7 @@ impl Tracker {
         }
         if clients >= BOOK_CLIENTS_MAX && swarm.clients.get(&peer.addr.into()).is_none() {
             self.forget_if_idle(info_hash);
-            return Err(Refused::BookFull);
+            return Err(ForeignRefused::BookFull);
         }
         let visited = swarm.clients.announce(now, &peer, completed, checks)?;
         let (complete, incomplete) = swarm.counts();

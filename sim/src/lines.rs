@@ -273,7 +273,8 @@ impl Lines {
             Message::Wake(image) => format!("wake {}", hash(*image)),
             Message::ForeignAnnounce { id, peer, .. } => format!("foreign announce {id} of {}", place(peer.addr)),
             Message::ForeignAnnounced { id, answer } => {
-                format!("foreign announced {id}: {} peers", answer.as_ref().map_or(0, |a| a.neighbours.len()))
+                let told = answer.as_ref().map(|a| format!("{} peers", a.peers.len()));
+                format!("foreign announced {id}: {}", told.unwrap_or_else(|refused| refused.reason().to_owned()))
             }
             Message::Book(book) => format!("book: {} foreign clients", book.peers.len()),
             Message::Progress(transfers) => format!("progress of {} transfers", transfers.len()),
@@ -404,6 +405,7 @@ fn limited(limits: &RateLimits) -> String {
 fn reply(reply: &Reply) -> String {
     match reply {
         Reply::Started(image) => format!("started {}", hash(*image)),
+        Reply::Changed(image) => format!("changed {}", hash(*image)),
         Reply::Done => "done".to_owned(),
         Reply::AlreadyHere(image) => format!("{} is here already", hash(*image)),
         Reply::Torrent(metainfo) => format!("torrent {}", hash(metainfo.info_hash())),

@@ -350,18 +350,7 @@ impl Node {
 
     /// `get` in the background.
     pub(crate) fn get(&self, image: &str, words: &[&str]) -> Getting {
-        let mut command = self.cli_command(&[&["get", image, "--json"], words].concat());
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("labmesh can be started");
-        let stdout = child.stdout.take().expect("piped");
-        let (sender, lines) = mpsc::channel();
-        let reader = std::thread::spawn(move || {
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                if sender.send((Instant::now(), line)).is_err() {
-                    break;
-                }
-            }
-        });
-        Getting { what: format!("{} get {image}", self.name), child, lines, reader: Some(reader), seen: Vec::new() }
+        Getting::start(&self.name, image, self.cli_command(&[&["get", image, "--json"], words].concat()))
     }
 
     /// A page of its own HTTP port: status code and body.
@@ -394,6 +383,49 @@ impl Drop for Node {
     }
 }
 
+/// A person at a host where no node runs: a command that needs one starts it for its own length.
+#[derive(Debug)]
+pub(crate) struct Alone {
+    host: Host,
+    dir: PathBuf,
+}
+
+impl Alone {
+    /// Everything it leaves is in `dir/alone`.
+    pub(crate) fn new(host: &Host, dir: &Path) -> Self {
+        Self { host: host.clone(), dir: dir.join("alone") }
+    }
+
+    /// A file of the cache.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.dir.join("cache").join(name)
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        fs::create_dir_all(&self.dir).expect("a folder can be made");
+        fs::write(self.dir.join("labmesh.toml"), "").expect("the configuration can be written");
+        let mut command = hermetic(self.host.command(binary()));
+        command.args(words).arg("--socket").arg(self.dir.join("sock"));
+        command.arg("--config").arg(self.dir.join("labmesh.toml"));
+        command.arg("--cache").arg(self.dir.join("cache")).arg("--state").arg(self.dir.join("state"));
+        if !self.host.is_namespace() {
+            command.args(["--bind", &self.host.addr().to_string()]);
+        }
+        command.stdin(Stdio::null());
+        command
+    }
+
+    /// Types a command.
+    pub(crate) fn cli(&self, words: &[&str]) -> Ran {
+        Ran::of(&self.command(words).output().expect("labmesh can be started"))
+    }
+
+    /// `get` in the background.
+    pub(crate) fn get(&self, image: &str, words: &[&str]) -> Getting {
+        Getting::start("alone", image, self.command(&[&["get", image, "--json"], words].concat()))
+    }
+}
+
 /// A `get` under way.
 #[derive(Debug)]
 pub(crate) struct Getting {
@@ -405,6 +437,41 @@ pub(crate) struct Getting {
 }
 
 impl Getting {
+    fn start(who: &str, image: &str, mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("labmesh can be started");
+        let stdout = child.stdout.take().expect("piped");
+        let (sender, lines) = mpsc::channel();
+        let reader = std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if sender.send((Instant::now(), line)).is_err() {
+                    break;
+                }
+            }
+        });
+        Self { what: format!("{who} get {image}"), child, lines, reader: Some(reader), seen: Vec::new() }
+    }
+
+    /// Waits for an event of that name while it runs; the line.
+    #[track_caller]
+    pub(crate) fn says(&mut self, event: &str, limit: Duration) -> Value {
+        wait_for(limit, &format!("{} to say {event}", self.what), || {
+            self.events().iter().find(|(_, v)| v["event"] == event).map(|(_, v)| v.clone())
+        })
+    }
+
+    /// Waits until so much is here.
+    #[track_caller]
+    pub(crate) fn says_more_than(&mut self, limit: Duration, percent: f64) {
+        wait_for(limit, &format!("{} to have {percent} %", self.what), || {
+            self.events().iter().any(|(_, v)| v["percent"].as_f64().is_some_and(|p| p > percent)).then_some(())
+        });
+    }
+
+    /// Sends it a signal, such as Ctrl-C's.
+    pub(crate) fn signal(&self, number: Signal) {
+        signal(&self.child, number);
+    }
+
     /// Every line so far.
     pub(crate) fn events(&mut self) -> &[(Instant, Value)] {
         while let Ok((when, line)) = self.lines.try_recv() {

@@ -12,6 +12,8 @@ mod lab;
 /// A BitTorrent peer of a few lines, to look at a node from outside and to misbehave.
 mod peer;
 
+/// `get` where no node runs: with trackers of others, HTTP and UDP.
+mod alone;
 /// What goes wrong: hostile torrents, full disks, ten thousand connections.
 mod faults;
 /// aria2, Transmission, libtorrent, ctorrent, rTorrent and rqbit in our swarm, and we in theirs.
@@ -36,3 +38,5 @@ mod torrents;
 mod tracker;
 /// Web servers that have the image (BEP 19).
 mod web_seeds;
+/// What commands say when what was asked for is not what follows.
+mod words;

@@ -19,19 +19,19 @@ use crate::lab::{Host, Lab, Link};
 use crate::tracker::peers;
 
 /// With a space and letters that a URL does not have.
-const IMAGE: &str = "Aula 3 \u{f1}and\u{fa}.img";
+pub(crate) const IMAGE: &str = "Aula 3 \u{f1}and\u{fa}.img";
 const SIZE: u64 = 24 * MIB + 321;
 const LONG: Duration = Duration::from_secs(60);
 
 /// How a tracker is spoken to.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Over {
+pub(crate) enum Over {
     Http,
     Udp,
 }
 
 /// The announce URL of a tracker on that host.
-fn tracker(over: Over, host: &Host) -> String {
+pub(crate) fn tracker(over: Over, host: &Host) -> String {
     match over {
         Over::Http => format!("http://{}:{HTTP_PORT}/announce", host.addr()),
         Over::Udp => format!("udp://{}:{HTTP_PORT}/announce", host.addr()),
@@ -39,7 +39,7 @@ fn tracker(over: Over, host: &Host) -> String {
 }
 
 /// Debian's opentracker on a host, tracking these and nothing else.
-fn opentracker(host: &Host, dir: &Path, hashes: &[&str]) -> Program {
+pub(crate) fn opentracker(host: &Host, dir: &Path, hashes: &[&str]) -> Program {
     let root = dir.join("opentracker");
     fs::create_dir_all(&root).expect("a folder can be made");
     fs::set_permissions(&root, fs::Permissions::from_mode(0o755)).expect("it is ours");
@@ -55,7 +55,7 @@ fn opentracker(host: &Host, dir: &Path, hashes: &[&str]) -> Program {
 }
 
 /// Seeds and others that the tracker on a host counts for an image.
-fn counted(host: &Host, hash: &str) -> (u32, u32) {
+pub(crate) fn counted(host: &Host, hash: &str) -> (u32, u32) {
     let (_, body) = http_get(host, (host.addr(), HTTP_PORT).into(), &format!("/scrape?info_hash={}", escaped(hash)));
     let text = String::from_utf8_lossy(&body).into_owned();
     let number = |key: &str| {
@@ -73,17 +73,22 @@ fn hands_out(tracker: &Host, hash: &str, other: &Host) -> bool {
 }
 
 /// An image in a stranger's folder, its torrent by mktorrent with these trackers, and its info hash.
-fn strangers_image(dir: &Path, trackers: &[String]) -> (PathBuf, PathBuf, String) {
+pub(crate) fn strangers_image(dir: &Path, trackers: &[String]) -> (PathBuf, PathBuf, String) {
+    strangers_file(dir, IMAGE, trackers)
+}
+
+/// The same, by another name.
+pub(crate) fn strangers_file(dir: &Path, name: &str, trackers: &[String]) -> (PathBuf, PathBuf, String) {
     let folder = dir.join("stranger");
     fs::create_dir(&folder).expect("a folder can be made");
-    let (image, torrent) = (folder.join(IMAGE), dir.join("made elsewhere.torrent"));
+    let (image, torrent) = (folder.join(name), dir.join("made elsewhere.torrent"));
     random_file(&image, SIZE, 11);
     mktorrent(&image, &torrent, &trackers.join(","), 18);
     let hash = libtorrent_hash(&torrent);
     (image, torrent, hash)
 }
 
-fn tools() -> bool {
+pub(crate) fn tools() -> bool {
     Libtorrent.installed() && Aria2.installed() && installed("mktorrent", &["-h"]) && opentracker_installed()
 }
 

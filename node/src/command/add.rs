@@ -4,12 +4,10 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 
-use super::interrupted;
-use crate::cli::{Context, NodeArgs};
-use crate::config::Settings;
+use super::{Steps, interrupted};
+use crate::cli::{Context, UnnamedNodeArgs};
 use crate::io::cache::{self, Placement};
 use crate::io::socket::{Answer, Request, unexpected};
-use crate::progress::Job;
 use crate::view::{self, Exit, Failure};
 
 /// Puts an image into the cache and offers it to the mesh. Without one of the flags below it is copied.
@@ -18,7 +16,7 @@ pub struct Add {
     /// The image
     file: PathBuf,
     /// Its name in the mesh, NAME.img or FOLDER/NAME.img, instead of the file's
-    #[arg(long)]
+    #[arg(id = "image_name", long = "name", value_name = "NAME")]
     name: Option<String>,
     /// Move the file into the cache
     #[arg(long = "move", group = "how")]
@@ -29,19 +27,10 @@ pub struct Add {
     /// Leave the file where it is and put a symbolic link into the cache
     #[arg(long, group = "how")]
     in_place: bool,
-    /// The configuration of the node that is run if none runs here, instead of /etc/labmesh/labmesh.toml
-    #[arg(long, env = "LABMESH_CONFIG", value_name = "FILE", hide_env_values = true, help_heading = OWN)]
-    config: Option<PathBuf>,
-    /// Its cache
-    #[arg(long, value_name = "DIR", help_heading = OWN)]
-    cache: Option<PathBuf>,
-    /// Its state folder
-    #[arg(long, value_name = "DIR", help_heading = OWN)]
-    state: Option<PathBuf>,
+    /// The node that is run if none runs here.
+    #[command(flatten)]
+    node: UnnamedNodeArgs,
 }
-
-/// Flags that only count then; the rest comes from the environment.
-const OWN: &str = "If no node runs here, one is run for the length of the command";
 
 impl Add {
     pub(crate) async fn run(self, context: Context) -> anyhow::Result<()> {
@@ -58,34 +47,14 @@ impl Add {
             _ => Placement::Copy,
         };
         let request = Request::Add(cache::Add { file, name: self.name, placement });
-        let typed = Settings { cache: self.cache, state: self.state, ..Settings::default() };
-        let settings = typed.over(Settings::from_environment()?);
-        let (mut client, own) = context.node_or_own(&NodeArgs { config: self.config, settings }).await?;
-        let mut job: Option<(String, Job)> = None;
-        let out = context.out;
+        let (mut client, own) = context.node_or_own(&self.node.0).await?;
         let title = self.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let on_step = |step: &cache::Step| {
-            if out.json {
-                // The answer will say that standard output is closed.
-                let _ = out.json(&serde_json::json!({
-                    "event": "progress", "what": step.what, "done": step.done, "total": step.total,
-                }));
-            } else if !step.what.is_empty() {
-                if job.as_ref().is_none_or(|(what, _)| *what != step.what) {
-                    job = Some((step.what.clone(), out.job(&title, step.total)));
-                }
-                if let Some((_, job)) = &mut job {
-                    job.set(step.done, &step.what, &view::size(step.done));
-                }
-            }
-        };
+        let mut steps = Steps::of(context.out, title);
         let answer = tokio::select! {
-            answer = client.ask(&request, &[], on_step) => Some(answer),
+            answer = client.ask(&request, &[], |step| steps.show(step)) => Some(answer),
             () = interrupted() => None,
         };
-        if let Some((_, job)) = job {
-            job.clear();
-        }
+        steps.clear();
         drop(client);
         let alone = own.is_some();
         if let Some(own) = own {
@@ -97,13 +66,18 @@ impl Add {
 }
 
 fn show(out: crate::progress::Out, answer: Answer, alone: bool) -> anyhow::Result<()> {
-    let Answer::Added { name, info_hash, size, piece_length, path } = answer else {
+    let Answer::Added { name, info_hash, size, piece_length, path, offered_as } = answer else {
         return Err(unexpected(&answer).into());
     };
     out.json(&serde_json::json!({
         "event": "added", "image": name, "info_hash": info_hash, "size": size, "piece_length": piece_length,
-        "path": path,
+        "path": path, "offered_as": offered_as,
     }))?;
+    if let Some(other) = offered_as {
+        let words =
+            format!("{name} is in the cache, but its content is offered already as {other}: {path} is of no use");
+        return Ok(out.say(&words)?);
+    }
     let when = if alone { "is offered as soon as a node runs here (labmesh run)" } else { "is offered to the mesh" };
     Ok(out.say(&format!("{name} ({}) {when}", view::size(size)))?)
 }

@@ -10,7 +10,8 @@ use anyhow::Context as _;
 use labmesh_proto::wire::control::TransferState;
 use tokio::time::{Instant, sleep};
 
-use super::{LOOK_EVERY, Own, fetch, interrupted, settled};
+use super::output::{self, Delivered};
+use super::{LOOK_EVERY, Own, Steps, fetch, interrupted, settled};
 use crate::cli::{Context, NodeArgs};
 use crate::io::socket::{Answer, Client, Request, unexpected};
 use crate::progress::{Job, Out};
@@ -28,7 +29,7 @@ const CATALOGUE_AFTER: Duration = Duration::from_secs(3);
 pub struct Get {
     /// NAME, NAME@HASH, an info hash, or the path or URL of a .torrent
     image: String,
-    /// Copy the image there when it is complete
+    /// Put the image there when it is complete
     #[arg(long, short, value_name = "PATH")]
     output: Option<PathBuf>,
     /// If other content has that name here, set it aside as NAME.ant
@@ -52,18 +53,18 @@ struct Complete {
 
 impl Get {
     pub(crate) async fn run(self, context: Context) -> anyhow::Result<()> {
+        if self.image.trim().is_empty() {
+            return Err(Failure::new(Exit::Usage, "no image was named (labmesh ls lists them)").into());
+        }
+        self.output.as_deref().map(output::check).transpose()?;
         let torrent = fetch::torrent(&self.image).await?.unwrap_or_default();
         let (mut client, own) = context.node_or_own(&self.node).await?;
         let is_own = own.is_some();
-        let work = async {
-            let done = self.fetch(context.out, &mut client, &torrent, is_own).await?;
-            self.deliver(context.out, &done)?;
-            if is_own { stay(context.out, &mut client, &done.transfer.info_hash).await } else { Ok(()) }
-        };
-        let result = tokio::select! {
-            result = work => result,
-            () = interrupted() => Err(given_up(&self.image, is_own)),
-        };
+        let limits = [self.node.settings.upload_limit, self.node.settings.download_limit];
+        if !is_own && limits.iter().any(Option::is_some) {
+            context.out.note("the limits of the node that runs here stay as they are (labmesh limit changes them)");
+        }
+        let result = self.work(context.out, &mut client, &torrent, is_own).await;
         match own {
             // What went wrong first is what counts.
             Some(own) => end(own, result).await,
@@ -71,9 +72,64 @@ impl Get {
         }
     }
 
+    async fn work(&self, out: Out, client: &mut Client, torrent: &[u8], own: bool) -> anyhow::Result<()> {
+        // One for all of it, so that no signal is lost in between.
+        let mut interrupt = std::pin::pin!(interrupted());
+        let fetch = async {
+            let done = self.fetch(out, client, torrent, own).await?;
+            self.deliver(out, &done, own).map(|moved| (done, moved))
+        };
+        let (done, moved) = tokio::select! {
+            done = fetch => done?,
+            () = &mut interrupt => return Err(given_up(&self.image, own)),
+        };
+        if !own {
+            self.say_how_it_is_seeded(out, &done);
+        } else if !done.was_here || self.asks_how() {
+            tokio::select! {
+                stayed = stay(out, client, &done.transfer.info_hash) => stayed?,
+                // The copy is complete, which is what was asked for.
+                () = &mut interrupt => {}
+            }
+        }
+        if moved {
+            client.say(&Request::Remove { image: done.transfer.info_hash }).await?;
+        }
+        Ok(())
+    }
+
+    /// The person said how the copy is to be seeded.
+    fn asks_how(&self) -> bool {
+        self.node.settings.mode.is_some() || self.node.settings.seed_time.is_some()
+    }
+
+    /// A copy that lay in the cache of a node for this command is seeded as the person said.
+    async fn seed_as_asked(&self, client: &mut Client, info_hash: &str) -> anyhow::Result<()> {
+        let status = client.status().await?;
+        let Some(present) = status.transfers.iter().find(|t| t.info_hash == info_hash) else { return Ok(()) };
+        let (mode, seed_time) = (self.node.settings.mode.unwrap_or(present.mode), self.node.settings.seed_time);
+        client.say(&Request::Mode { image: info_hash.to_owned(), mode, seed_time }).await?;
+        Ok(())
+    }
+
+    /// What was asked of a service and counts for nothing is not passed over in silence.
+    fn say_how_it_is_seeded(&self, out: Out, done: &Complete) {
+        let image = &done.transfer.image;
+        match done.transfer.seeding().filter(|_| self.asks_how()) {
+            Some(_) if done.was_here => {
+                out.note(&format!("it is seeded as before (labmesh mode {image} changes that)"))
+            }
+            Some(words) if done.transfer.seeds_as_master => out.note(&format!("{image} is {words}")),
+            _ => {}
+        }
+    }
+
     async fn fetch(&self, out: Out, client: &mut Client, torrent: &[u8], own: bool) -> anyhow::Result<Complete> {
         let began = Instant::now();
-        let (info_hash, was_here) = self.begin(client, torrent, own).await?;
+        let (info_hash, was_here) = self.begin(out, client, torrent, own).await?;
+        if was_here && own && self.asks_how() {
+            self.seed_as_asked(client, &info_hash).await?;
+        }
         let mut job: Option<Job> = None;
         let (mut seen, mut said) = (Instant::now(), serde_json::Value::Null);
         loop {
@@ -100,7 +156,7 @@ impl Get {
 
     /// Says `get` to the node; again for a while if it has just joined. The image's info hash, and whether it is here
     /// already.
-    async fn begin(&self, client: &mut Client, torrent: &[u8], own: bool) -> anyhow::Result<(String, bool)> {
+    async fn begin(&self, out: Out, client: &mut Client, torrent: &[u8], own: bool) -> anyhow::Result<(String, bool)> {
         let request = Request::Get {
             image: self.image.clone(),
             torrent_bytes: torrent.len(),
@@ -108,12 +164,16 @@ impl Get {
             seed_time: self.node.settings.seed_time,
             replace: self.replace,
         };
-        if own {
+        // A torrent says what it is about; of a name the mesh must have told first.
+        if own && torrent.is_empty() {
             settled(client, |status| status.role == "follower" || status.nodes.len() > 1).await?;
         }
         let until = Instant::now() + CATALOGUE_AFTER;
         loop {
-            match client.ask(&request, torrent, |_| {}).await {
+            let mut steps = Steps::of(out, view::printable(&self.image));
+            let answer = client.ask(&request, torrent, |step| steps.show(step)).await;
+            steps.clear();
+            match answer {
                 Ok(Answer::Fetching { info_hash, here }) => return Ok((info_hash, here)),
                 Ok(other) => return Err(unexpected(&other).into()),
                 Err(failure) if failure.exit == Exit::NoSuchImage && own => {
@@ -137,12 +197,12 @@ impl Get {
         }
     }
 
-    /// Copies it to `--output` if that is asked for, and says that it is complete.
-    fn deliver(&self, out: Out, done: &Complete) -> anyhow::Result<()> {
+    /// Brings it to `--output` if that is asked for, and says that it is complete. Whether the cache is to let go of it.
+    fn deliver(&self, out: Out, done: &Complete, own: bool) -> anyhow::Result<bool> {
         let Complete { transfer, took, was_here } = done;
-        let path = match &self.output {
-            None => PathBuf::from(&transfer.path),
-            Some(output) => copy_out(out, Path::new(&transfer.path), output, transfer.size)?,
+        let Delivered { path, moved } = match &self.output {
+            None => Delivered { path: PathBuf::from(&transfer.path), moved: false },
+            Some(output) => output::deliver(out, Path::new(&transfer.path), output, transfer.size, own && !was_here)?,
         };
         let seconds = (took.as_secs_f64() * 1000.0).round() / 1000.0;
         out.json(&serde_json::json!({
@@ -150,12 +210,14 @@ impl Get {
             "seconds": seconds, "bytes": transfer.size,
         }))?;
         if *was_here {
-            return Ok(out.say(&format!("{} is here already, verified: {}", transfer.image, path.display()))?);
+            out.say(&format!("{} is here already, verified: {}", transfer.image, path.display()))?;
+            return Ok(moved);
         }
         let words = format!("{} is complete and verified: {}", transfer.image, path.display());
         let speed = (transfer.size as f64 / took.as_secs_f64().max(0.001)) as u64;
         let how = format!("{} in {seconds:.1} s, {}", view::size(transfer.size), view::rate(speed));
-        Ok(out.say(&if transfer.downloaded == 0 { words } else { format!("{words} ({how})") })?)
+        out.say(&if transfer.downloaded == 0 { words } else { format!("{words} ({how})") })?;
+        Ok(moved)
     }
 }
 
@@ -185,38 +247,6 @@ fn follow(out: Out, t: &Transfer, job: &mut Option<Job>, said: &mut serde_json::
     };
     job.set(t.bytes_have, &doing, &figures);
     Ok(())
-}
-
-/// Copies under a temporary name first, so that the output is whole or not there.
-fn copy_out(out: Out, from: &Path, to: &Path, size: u64) -> anyhow::Result<PathBuf> {
-    use std::io::Read as _;
-    let to = if to.is_dir() { to.join(from.file_name().unwrap_or_default()) } else { std::path::absolute(to)? };
-    let folder = to.parent().unwrap_or(Path::new("/"));
-    let cannot = || format!("cannot copy the image to {} (it is complete at {})", to.display(), from.display());
-    let space = rustix::fs::statvfs(folder).with_context(cannot)?;
-    if let Some(missing) = size.checked_sub(space.f_bavail.saturating_mul(space.f_frsize)).filter(|m| *m > 0) {
-        let words = format!("not enough space: {missing} more bytes are needed in {}", folder.display());
-        return Err(Failure::new(Exit::NoSpace, words)).with_context(cannot);
-    }
-    let mut source = std::fs::File::open(from).with_context(cannot)?;
-    let mut target = tempfile::Builder::new().prefix(".labmesh-").tempfile_in(folder).with_context(cannot)?;
-    let (mut job, mut done) = (out.job(&file_name(from), size), 0);
-    loop {
-        let more = std::io::copy(&mut (&mut source).take(16 << 20), target.as_file_mut()).with_context(cannot)?;
-        if more == 0 {
-            break;
-        }
-        done += more;
-        job.set(done, "copying", &view::size(done));
-    }
-    target.as_file().sync_all().with_context(cannot)?;
-    target.persist(&to).map_err(|e| e.error).with_context(cannot)?;
-    job.clear();
-    Ok(to)
-}
-
-fn file_name(path: &Path) -> String {
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// Seeds for the seed time, or until somebody ends it.

@@ -126,11 +126,15 @@ impl Extension {
         self.0 == "*"
     }
 
+    /// Whether a file of this name lies beside images and is none, whatever the extensions are.
+    pub fn is_of_sidecar(name: &str) -> bool {
+        name.rsplit_once('.').is_some_and(|(_, last)| SIDECARS.contains(&last.to_ascii_lowercase().as_str()))
+    }
+
     /// Whether a file of this name is an image of this kind, in capitals or not.
     pub fn fits(&self, name: &str) -> bool {
         if self.is_every() {
-            let last = name.rsplit_once('.').map(|(_, last)| last.to_ascii_lowercase());
-            return !name.starts_with('.') && !last.is_some_and(|last| SIDECARS.contains(&last.as_str()));
+            return !name.starts_with('.') && !Self::is_of_sidecar(name);
         }
         let (name, end) = (name.as_bytes(), self.0.as_bytes());
         let Some(dot) = name.len().checked_sub(end.len() + 1) else { return false };

@@ -1,7 +1,7 @@
 //! The image folders: what lies there is offered, and what is asked for is done to them.
 //!
-//! Rule: a file with a known extension that has stopped growing and has a torrent that fits it is an image of this
-//! node; a torrent of other people's trackers without its image is one that this node fetches; whatever happens to
+//! Rule: a file with a known extension, or one that a torrent beside it names, that has stopped growing and has a torrent
+//! that fits it is an image of this node; a torrent of other people's trackers without its image is one that this node fetches; whatever happens to
 //! either by hand, the node hears of. The files are the truth, and what this part remembers only spares reading them
 //! again. Parts, in reading order: [`listing`] reads folders, [`sidecar`] the files beside an image, [`index`] is what
 //! is remembered over restarts, [`keeper`] decides, [`hashing`] reads images, [`adding`] brings files in.
@@ -162,18 +162,35 @@ impl Cache {
         done.await.map_err(|_| AddError::Ended)?
     }
 
+    /// Reads a file of that name, if there is one and it was not read: who is about to fetch an image of that name must
+    /// know whether it is here. Whether it could be offered does not matter here.
+    pub async fn settle(&self, name: &str, progress: watch::Sender<Step>) {
+        let Some(relative) = listing::checked_name(name) else { return };
+        if self.0.folders.cache.join(relative).symlink_metadata().is_err() {
+            return;
+        }
+        let (reply, done) = oneshot::channel();
+        let adopt = Message::Adopt { name: name.to_owned(), progress: Arc::new(progress), reply };
+        if self.tell(adopt).await.is_ok() {
+            // Whatever it is, the node was told before the answer came.
+            let _ = done.await;
+        }
+    }
+
     /// A fetched copy has its name: every piece was verified, so it is not hashed again. Its `.sum` files follow.
     pub fn fetched(&self, name: &str, metainfo: Arc<Metainfo>) {
         // If it does not fit, the keeper finds the image by itself and hashes it.
         let _ = self.0.messages.try_send(Message::Fetched { name: name.to_owned(), metainfo });
     }
 
-    /// Renames image and sidecars to `*.ant` (OpenGnsys' word for a set-aside image), over older ones.
+    /// Renames image and sidecars to `*.ant` (OpenGnsys' word for a set-aside image), over older ones. Waits for the disk.
     ///
     /// # Errors
     /// If the system refuses.
-    pub async fn set_aside(&self, name: &str) -> io::Result<()> {
-        self.change(name, Sidecars::set_aside).await
+    pub fn set_aside(&self, name: &str) -> io::Result<()> {
+        let result = self.sidecars(name)?.set_aside();
+        let _ = self.0.messages.try_send(Message::Changed);
+        result
     }
 
     /// Deletes image, partial copy and sidecars; of an image that was added in place, the link. Returns when the loss
@@ -201,13 +218,16 @@ impl Cache {
         name: &str,
         change: impl FnOnce(&Sidecars) -> io::Result<()> + Send + 'static,
     ) -> io::Result<()> {
-        let bad = || io::Error::new(io::ErrorKind::InvalidInput, format!("{name:?} is no name of an image"));
-        let path = self.locate(name).ok_or_else(bad)?;
-        let sidecars = Sidecars::of(&self.0.folders, &path);
+        let sidecars = self.sidecars(name)?;
         let result = spawn_blocking(move || change(&sidecars)).await.map_err(io::Error::other)?;
         // The watcher says so too; a message that does not fit follows others that make the keeper look.
         let _ = self.0.messages.try_send(Message::Changed);
         result
+    }
+
+    fn sidecars(&self, name: &str) -> io::Result<Sidecars> {
+        let bad = || io::Error::new(io::ErrorKind::InvalidInput, format!("{name:?} is no name of an image"));
+        Ok(Sidecars::of(&self.0.folders, &self.locate(name).ok_or_else(bad)?))
     }
 
     /// Never blocks a runtime's thread; the keeper reads its messages within milliseconds.
@@ -248,7 +268,7 @@ impl Stamp {
 }
 
 /// An image that is offered, as others are told.
-fn added(name: &str, path: &Path, metainfo: &Metainfo) -> Added {
+fn added(name: &str, path: &Path, metainfo: &Metainfo, offered_as: Option<String>) -> Added {
     let geometry = metainfo.geometry();
     let info_hash: InfoHash = metainfo.info_hash();
     Added {
@@ -257,6 +277,7 @@ fn added(name: &str, path: &Path, metainfo: &Metainfo) -> Added {
         size: geometry.length(),
         piece_length: geometry.piece_length(),
         path: path.to_owned(),
+        offered_as,
     }
 }
 

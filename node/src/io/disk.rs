@@ -30,7 +30,7 @@ mod place;
 mod repair;
 mod worker;
 
-use clerk::{Clerk, Job, Open};
+use clerk::{Change, Clerk, Job, Open};
 pub use journal::{BadJournal, Journal, parse_journal, read_journal};
 use place::Place;
 pub use repair::make_partial;
@@ -151,6 +151,11 @@ impl Disk {
             Some((offset, old)) if *offset == block.offset => *old = data,
             _ => blocks.insert(at, (block.offset, data)),
         }
+    }
+
+    /// A change of files that comes before everything that is asked after it.
+    pub fn first(&self, change: impl FnOnce() + Send + 'static) {
+        self.ask(Job::Change(Change(Box::new(change))));
     }
 
     /// `Output::Verify`: hashes the stored blocks of a piece and writes them if they are good; answered by

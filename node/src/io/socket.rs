@@ -88,11 +88,21 @@ pub(crate) enum Answer {
     /// Fetching has begun, or the image is here already.
     Fetching { info_hash: String, here: bool },
     /// An image was added.
-    Added { name: String, info_hash: String, size: u64, piece_length: u32, path: String },
+    Added {
+        name: String,
+        info_hash: String,
+        size: u64,
+        piece_length: u32,
+        path: String,
+        /// The name by which the same content is offered already.
+        offered_as: Option<String>,
+    },
     /// The limits in force now.
     Limits(RateLimits),
     /// So many images are offered.
     Rescanned { images: usize },
+    /// The transfer of this info hash is as was asked for.
+    Changed { info_hash: String },
     /// Nothing to say.
     Done,
     /// It could not be done.
@@ -299,7 +309,10 @@ impl Node {
                 Command::Get { image, mode, seed_time, replace }
             }
             Request::Get { image, mode, seed_time, replace, .. } => match Metainfo::parse(&torrent) {
-                Ok(metainfo) => Command::GetTorrent { metainfo: Arc::new(metainfo), mode, seed_time, replace },
+                Ok(metainfo) => {
+                    self.cache.settle(metainfo.name(), steps).await;
+                    Command::GetTorrent { metainfo: Arc::new(metainfo), mode, seed_time, replace }
+                }
                 Err(e) => return Failure::new(Exit::Failed, format!("{image} is not a usable .torrent: {e}")).into(),
             },
             Request::Mode { image, mode, seed_time } => Command::Mode { image, mode, seed_time },
@@ -313,6 +326,7 @@ impl Node {
         match self.handle.command(command).await {
             Ok(Reply::Started(hash)) => Answer::Fetching { info_hash: hash.to_string(), here: false },
             Ok(Reply::AlreadyHere(hash)) => Answer::Fetching { info_hash: hash.to_string(), here: true },
+            Ok(Reply::Changed(hash)) => Answer::Changed { info_hash: hash.to_string() },
             Ok(Reply::Done | Reply::Torrent(_)) => Answer::Done,
             Ok(Reply::Limits(limits)) => Answer::Limits(limits),
             Ok(Reply::Refused(refusal)) => Failure::from(&refusal).into(),
@@ -350,6 +364,7 @@ impl Node {
                 size: added.size,
                 piece_length: added.piece_length,
                 path: added.path.display().to_string(),
+                offered_as: added.offered_as,
             },
             Err(e) => Failure::from(&e).into(),
         }

@@ -65,6 +65,8 @@ pub struct Policy {
     pub trusted_proxies: Vec<IpAddr>,
     /// Announces that one address may make in a second; 0 = as many as it likes.
     pub announces_per_address: u32,
+    /// Any torrent is tracked, and may be given a name.
+    pub open: bool,
     /// What lets somebody elsewhere name torrents of an open tracker; without it only this machine may.
     pub register_token: Option<Token>,
 }
@@ -122,6 +124,7 @@ impl Default for Policy {
             scrape_allowed: ScrapeAllowed::Full,
             trusted_proxies: Vec::new(),
             announces_per_address: 1000,
+            open: false,
             register_token: None,
         }
     }

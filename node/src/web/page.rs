@@ -354,7 +354,7 @@ fn transfer_cells(out: &mut String, t: &TransferReport, overview: &Overview<'_>)
     number(out, "speed", Speed { down: t.down_bps, up: t.up_bps })?;
     number(out, "time left", Left(overview.left(t)))?;
     let left = t.seed_left_s.map(|s| Duration::from_secs(s.into()));
-    number(out, "seed time left", SeedLeft { state: t.state, left })
+    number(out, "seed time left", SeedLeft { state: t.state, left, as_master: false })
 }
 
 /// What this node itself fetches and seeds, in more detail.
@@ -391,7 +391,7 @@ fn here(out: &mut String, status: &Status) -> fmt::Result {
         number(out, "time left", Left(view::time_left(t.size.saturating_sub(t.bytes_have), t.down_bps)))?;
         number(out, "received", Size(t.downloaded))?;
         number(out, "sent", Size(t.uploaded))?;
-        number(out, "seed time left", SeedLeft { state: t.state, left: t.seed_left })?;
+        number(out, "seed time left", SeedLeft { state: t.state, left: t.seed_left, as_master: t.seeds_as_master })?;
         text(out, "from", Sources(&t.sources))?;
         out.write_str("</tr>\n")?;
     }

@@ -62,6 +62,8 @@ struct Torrent<'a> {
 pub(super) enum Refused {
     #[error("only this machine may name torrents, or who knows the token (see register_token)")]
     Stranger,
+    #[error("this tracker is for the images of the catalogue only, which have their names (--open-tracker opens it)")]
+    Closed,
     #[error("{0}")]
     Bad(String),
     #[error(transparent)]
@@ -71,7 +73,7 @@ pub(super) enum Refused {
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
         let code = match &self {
-            Self::Stranger => StatusCode::FORBIDDEN,
+            Self::Stranger | Self::Closed => StatusCode::FORBIDDEN,
             Self::Bad(_) => StatusCode::BAD_REQUEST,
             Self::Unanswered(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
@@ -82,9 +84,12 @@ impl IntoResponse for Refused {
 type Shared = State<Arc<Site>>;
 type Asker = (ConnectInfo<SocketAddr>, Extension<ReachedAt>);
 
-/// `GET /register`: the form.
-pub(super) async fn form() -> Response {
-    html_page(Bytes::from_static(include_bytes!("register.html")), FORM_POLICY)
+/// `GET /register`: the form, where it is of use.
+pub(super) async fn form(State(site): Shared) -> Result<Response, Refused> {
+    if !site.policy.open {
+        return Err(Refused::Closed);
+    }
+    Ok(html_page(Bytes::from_static(include_bytes!("register.html")), FORM_POLICY))
 }
 
 /// `POST /register`: what the form sends.
@@ -169,7 +174,7 @@ async fn register(site: &Site, asker: &Asker, headers: &HeaderMap, asked: &Regis
     match answer(site.handle.command(Command::Register(name))).await? {
         Reply::Done => Ok(()),
         Reply::Refused(why) => Err(Refused::Bad(why.to_string())),
-        Reply::Started(_) | Reply::AlreadyHere(_) | Reply::Torrent(_) | Reply::Limits(_) => {
+        Reply::Started(_) | Reply::Changed(_) | Reply::AlreadyHere(_) | Reply::Torrent(_) | Reply::Limits(_) => {
             Err(bad("no answer to this question"))
         }
     }

@@ -142,7 +142,7 @@ fn seeding(out: &mut String, report: &TransferReport) -> fmt::Result {
     write!(out, "{} ", Speed { down: 0, up: report.up_bps })?;
     let left = report.seed_left_s.map(|s| Duration::from_secs(s.into()));
     if left.is_some() {
-        write!(out, "<span>seeds {}</span>", SeedLeft { state: report.state, left })?;
+        write!(out, "<span>seeds {}</span>", SeedLeft { state: report.state, left, as_master: false })?;
     }
     Ok(())
 }

@@ -145,11 +145,14 @@ impl fmt::Display for Left {
 pub(super) struct SeedLeft {
     pub(super) state: TransferState,
     pub(super) left: Option<Duration>,
+    /// There is no end because the node is the master.
+    pub(super) as_master: bool,
 }
 
 impl fmt::Display for SeedLeft {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.state, self.left) {
+            (TransferState::Seeding, None) if self.as_master => f.write_str("as master"),
             (TransferState::Seeding, None) => f.write_str("no end"),
             (TransferState::Seeding, Some(left)) => f.write_str(&view::span(left)),
             _ => Ok(()),
@@ -236,7 +239,11 @@ mod tests {
 
     #[test]
     fn seed_time_is_told_only_while_seeding() {
-        let left = |state, secs: Option<u64>| SeedLeft { state, left: secs.map(Duration::from_secs) }.to_string();
+        let left = |state, secs: Option<u64>| {
+            SeedLeft { state, left: secs.map(Duration::from_secs), as_master: false }.to_string()
+        };
+        let master = SeedLeft { state: TransferState::Seeding, left: None, as_master: true };
+        assert_eq!(master.to_string(), "as master");
         assert_eq!(left(TransferState::Seeding, Some(90)), "90 s");
         assert_eq!(left(TransferState::Seeding, None), "no end");
         assert_eq!(left(TransferState::Fetching, None), "");

@@ -216,9 +216,19 @@ impl Election {
     }
 
     pub(super) fn on_release(&mut self, now: Time) {
-        if let (State::Master(Master { solo: false, .. }), Some(deputy)) = (&self.state, self.first_deputy()) {
+        if let Some(deputy) = self.successor() {
             self.step_down_for(now, deputy);
         }
+    }
+
+    /// Who follows if this node, as master, stops being it.
+    fn successor(&self) -> Option<NodeId> {
+        matches!(self.state, State::Master(Master { solo: false, .. })).then(|| self.first_deputy()).flatten()
+    }
+
+    /// Whether somebody would follow if this node, as master, stopped being it.
+    pub fn has_successor(&self) -> bool {
+        self.successor().is_some()
     }
 
     pub(super) fn on_shutdown(&mut self) {

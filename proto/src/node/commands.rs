@@ -61,9 +61,7 @@ impl Node {
                 let wish = self.wish(metainfo.name().to_owned(), mode, seed_time, replace);
                 self.get_torrent(now, metainfo, wish).map(Some)
             }
-            Command::Mode { image, mode, seed_time } => {
-                self.of_swarm(now, &image, swarm::Input::Mode(mode, seed_time)).map(Some)
-            }
+            Command::Mode { image, mode, seed_time } => self.change(now, &image, mode, seed_time).map(Some),
             Command::Stop(image) => self.stop(now, &image, true).map(Some),
             Command::Start(image) => self.stop(now, &image, false).map(Some),
             Command::Remove(image) => self.remove(now, id, &image).map(|()| None),
@@ -81,6 +79,7 @@ impl Node {
                 Ok(Some(Reply::Done))
             }
             Command::ReleaseMaster if !self.is_ruling() => Err(Refusal::NotMaster),
+            Command::ReleaseMaster if !self.election.has_successor() => Err(Refusal::NoSuccessor),
             Command::ReleaseMaster => {
                 self.election.handle_input(now, crate::election::Input::Release);
                 Ok(Some(Reply::Done))
@@ -158,6 +157,9 @@ impl Node {
         }
         if let Some(old) = self.named(&wish.name) {
             self.withdraw(now, old);
+        }
+        if wish.replace {
+            // Also what is no image of this node, such as a damaged one.
             self.outputs.push_back(Output::SetAside { name: wish.name.clone() });
         }
         let Wish { name, mode, seed_time, .. } = wish;
@@ -169,6 +171,9 @@ impl Node {
         let Some(image) = self.image_of(&hash) else { return Reply::Started(hash) };
         if self.swarms[image].as_ref().is_some_and(swarm::Swarm::is_complete) {
             return Reply::AlreadyHere(hash);
+        }
+        if let Some(swarm) = self.swarms[image].as_ref().filter(|_| wish.replace) {
+            self.outputs.push_back(Output::SetAside { name: swarm.name().to_owned() });
         }
         self.tell_swarm(now, image, swarm::Input::Mode(wish.mode, wish.seed_time));
         self.set_stopped(now, image, false);
@@ -199,10 +204,11 @@ impl Node {
         self.image_of(&hash).ok_or_else(|| Refusal::NotHere(image.to_owned()))
     }
 
-    fn of_swarm(&mut self, now: Time, image: &str, input: swarm::Input) -> Result<Reply, Refusal> {
-        let image = self.here(image)?;
-        self.tell_swarm(now, image, input);
-        Ok(Reply::Done)
+    fn change(&mut self, now: Time, name: &str, mode: Mode, seed_time: Option<SeedTime>) -> Result<Reply, Refusal> {
+        let image = self.here(name)?;
+        self.tell_swarm(now, image, swarm::Input::Mode(mode, seed_time));
+        let swarm = self.swarms[image].as_ref().ok_or_else(|| Refusal::NotHere(name.to_owned()))?;
+        Ok(Reply::Changed(swarm.info_hash()))
     }
 
     fn stop(&mut self, now: Time, image: &str, stopped: bool) -> Result<Reply, Refusal> {

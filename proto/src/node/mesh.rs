@@ -13,7 +13,8 @@ use crate::io::{Event, Input, Output, Refusal, Reply};
 use crate::neighbours::Site;
 use crate::swarm::Swarm;
 use crate::wire::control::{
-    BookReplica, Member, Message, Neighbours, NodeAnnounce, RegisteredName, RosterEntry, TransferState,
+    BookReplica, ForeignAnswer, ForeignRefused, Member, Message, Neighbours, NodeAnnounce, RegisteredName, RosterEntry,
+    TransferState,
 };
 use crate::wire::http_tracker::Announce;
 use crate::wire::tracker_client::TrackerUrl;
@@ -591,11 +592,14 @@ impl Node {
         messages.into_iter().for_each(|message| self.send(master, message));
     }
 
-    fn client_answered(&mut self, id: RequestId, answer: Option<Neighbours>) {
+    fn client_answered(&mut self, id: RequestId, answer: Result<ForeignAnswer, ForeignRefused>) {
         let Some(waiting) = self.passed_on.iter().position(|p| p.id == id) else { return };
         self.passed_on.remove(waiting);
         let master = self.master().and_then(|m| self.roster.member(&m)).and_then(|e| e.member.addr);
-        let answer = answer.map(|answer| located(answer, master));
+        let answer = answer.map(|mut answer| {
+            answer.peers.retain_mut(|(addr, _)| locate(addr, master));
+            answer
+        });
         let result = tracker::foreign::passed_back(answer, &self.config.tracker);
         self.outputs.push_back(Output::Announced { id, result });
     }
@@ -613,13 +617,16 @@ impl Node {
     }
 }
 
-/// A master that does not know its own address says `0.0.0.0` for itself; whom it told knows better.
 fn located(mut answer: Neighbours, master: Option<IpAddr>) -> Neighbours {
-    for neighbour in &mut answer.neighbours {
-        if let (true, Some(ip)) = (neighbour.addr.ip().is_unspecified(), master) {
-            neighbour.addr.set_ip(ip);
-        }
-    }
-    answer.neighbours.retain(|n| !n.addr.ip().is_unspecified() && n.addr.port() != 0);
+    answer.neighbours.retain_mut(|neighbour| locate(&mut neighbour.addr, master));
     answer
+}
+
+/// A master that does not know its own address says `0.0.0.0` for itself; whom it told knows better. Whether somebody can
+/// be dialled there.
+fn locate(addr: &mut SocketAddr, master: Option<IpAddr>) -> bool {
+    if let (true, Some(ip)) = (addr.ip().is_unspecified(), master) {
+        addr.set_ip(ip);
+    }
+    !addr.ip().is_unspecified() && addr.port() != 0
 }

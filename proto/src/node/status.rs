@@ -147,6 +147,8 @@ pub struct TransferStatus {
     pub uploaded: u64,
     /// How long it goes on seeding; `None` = no end is set.
     pub seed_left: Option<Duration>,
+    /// No end is set because the node is the master, which never leaves; otherwise there would be one.
+    pub seeds_as_master: bool,
     /// Pieces that nobody present has.
     pub missing_pieces: u32,
     /// Nodes that had a whole copy and are away.
@@ -352,6 +354,7 @@ impl Node {
             downloaded,
             uploaded,
             seed_left: swarm.seed_left(now),
+            seeds_as_master: swarm.seeds_as_master(now),
             missing_pieces,
             last_seen_on: if missing_pieces > 0 { self.names_of(&away) } else { Vec::new() },
             sources: self.sources(swarm),

@@ -6,7 +6,8 @@
 //! * A whole copy is offered for its seed time: what was asked for, else none for a leecher, a minute for a peer, and
 //!   no end for a seeder.
 //! * After that it is idle. It is woken for a while when somebody misses a piece and few serve.
-//! * The master is never idle, and nobody leaves as the last whole copy while somebody misses a piece.
+//! * The master is never idle, unless its node runs for one command only, which ends with the seed time of what it got.
+//! * Nobody leaves as the last whole copy while somebody misses a piece.
 //! * `enough` ends when nobody misses a piece, but for the two that the tracker asks to stay for the next who comes.
 
 use std::time::Duration;
@@ -28,10 +29,12 @@ pub struct Situation {
     pub seed_time: Option<SeedTime>,
     /// `stop`, or `.torrent.inactive`.
     pub stopped: bool,
-    /// When the copy became whole; `None` while it is not.
+    /// When the copy became whole, or when a person said after that how long it is seeded; `None` while it is not.
     pub complete_since: Option<Time>,
     /// This node is the master.
     pub master: bool,
+    /// This node runs for the length of one command.
+    pub transient: bool,
     /// The last time it was woken, or uploaded to somebody after it was woken.
     pub woken: Option<Time>,
     /// Others in the swarm that miss a piece, as the tracker told.
@@ -81,7 +84,7 @@ pub fn rule(now: Time, s: &Situation) -> Life {
     let Some(since) = s.complete_since else {
         return Life::Fetching { upload: s.mode != Mode::Leecher };
     };
-    if s.master {
+    if s.master && !s.transient {
         return Life::Seeding { until: None };
     }
     let seed_time = s.seed_time.unwrap_or(match s.mode {
@@ -117,6 +120,7 @@ mod tests {
         stopped: false,
         complete_since: None,
         master: false,
+        transient: false,
         woken: None,
         others_missing: 0,
         others_complete: 5,
@@ -175,6 +179,19 @@ mod tests {
         check(Situation { others_missing: 1, ..over }, seeding(1));
         check(Situation { others_missing: 1, others_complete: 1, ..over }, Life::Idle);
         check(Situation { master: true, ..over }, Life::Seeding { until: None });
+    }
+
+    /// `labmesh get` with no service running: its node is alone, so it is its own master.
+    #[test]
+    fn a_node_for_one_command_ends_with_its_seed_time_whatever_it_is() {
+        let master = Situation { complete_since: ago(10), master: true, transient: true, ..EMPTY };
+        check(master, seeding(50));
+        check(Situation { mode: Mode::Leecher, ..master }, Life::Idle);
+        check(Situation { mode: Mode::Seeder, ..master }, Life::Seeding { until: None });
+        check(Situation { seed_time: Some(SeedTime::For(Duration::ZERO)), ..master }, Life::Idle);
+        // Not as the last whole copy.
+        let last = Situation { mode: Mode::Leecher, others_missing: 1, others_complete: 0, ..master };
+        check(last, seeding(1));
     }
 
     #[test]

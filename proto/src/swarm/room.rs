@@ -109,6 +109,7 @@ impl Room {
             limits: RateLimits::default(),
             block_bytes: LARGE_BLOCK_BYTES,
             exchange: true,
+            transient: false,
             seed: host as u64,
         };
         let swarm = Swarm::new(self.now, start);

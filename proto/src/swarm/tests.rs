@@ -204,6 +204,26 @@ fn a_change_of_mode_is_remembered_beside_a_partial_copy() {
     assert_eq!(said(whole, Mode::Peer, None), []);
 }
 
+/// A person who says `mode x.img seeder 60` means from now on, however long the copy has been whole.
+#[test]
+fn a_seed_time_counts_from_when_it_was_said() {
+    let mut alone = Alone::new(crate::testing::metainfo(MIB, 65_536), true);
+    let left = |alone: &Alone| alone.0.seed_left(alone.1);
+    assert_eq!((left(&alone), alone.0.state(alone.1)), (None, TransferState::Seeding));
+    alone.1 = alone.1 + secs(600);
+    alone.0.handle_input(alone.1, Input::Mode(Mode::Seeder, Some(SeedTime::For(secs(60)))));
+    assert_eq!(left(&alone), Some(secs(60)));
+    alone.0.handle_input(alone.1, Input::Master(true));
+    assert_eq!((left(&alone), alone.0.seeds_as_master(alone.1)), (None, true), "its master serves it");
+    alone.1 = alone.1 + secs(50);
+    alone.0.handle_input(alone.1, Input::Master(false));
+    assert_eq!((left(&alone), alone.0.seeds_as_master(alone.1)), (Some(secs(10)), false));
+    alone.1 = alone.1 + secs(10);
+    alone.0.handle_timeout(alone.1);
+    assert_eq!(alone.0.state(alone.1), TransferState::Idle);
+    assert_eq!(alone.0.rates(alone.1), (0, 0));
+}
+
 fn limits(upload: u64, download: u64) -> RateLimits {
     let limit = |n| RateLimit::try_from(n).unwrap();
     RateLimits { upload: limit(upload), download: limit(download) }
@@ -383,6 +403,7 @@ impl Alone {
             limits: RateLimits::default(),
             block_bytes: LARGE_BLOCK_BYTES,
             exchange: true,
+            transient: false,
             seed: 1,
         };
         let mut alone = Self(Swarm::new(Time(0), start), Time(0));

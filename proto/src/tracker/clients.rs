@@ -7,10 +7,9 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use super::foreign::Refused;
 use crate::config::{BOOK_PEERS_MAX, BOOK_PEERS_PER_ADDRESS};
 use crate::id::{InfoHash, PeerId, Time};
-use crate::wire::control::ForeignPeer;
+use crate::wire::control::{ForeignPeer, ForeignRefused};
 
 /// A client's address and port; IPv4 as `::ffff:a.b.c.d`, so that 18 bytes hold either.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -173,7 +172,7 @@ impl Clients {
         peer: &ForeignPeer,
         completed: bool,
         checks: u8,
-    ) -> Result<Visited, Refused> {
+    ) -> Result<Visited, ForeignRefused> {
         let place = Place::from(peer.addr);
         let Some(slot) = self.places.get(&place).copied() else {
             self.room_for(&place)?;
@@ -231,13 +230,13 @@ impl Clients {
         reachable
     }
 
-    fn room_for(&self, place: &Place) -> Result<(), Refused> {
+    fn room_for(&self, place: &Place) -> Result<(), ForeignRefused> {
         if self.len() >= BOOK_PEERS_MAX {
-            return Err(Refused::BookFull);
+            return Err(ForeignRefused::BookFull);
         }
         let of_address = Place { port: 0, ..*place }..=Place { port: u16::MAX, ..*place };
         if self.places.range(of_address).take(BOOK_PEERS_PER_ADDRESS).count() >= BOOK_PEERS_PER_ADDRESS {
-            return Err(Refused::AddressFull);
+            return Err(ForeignRefused::AddressFull);
         }
         Ok(())
     }

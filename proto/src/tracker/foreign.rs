@@ -6,28 +6,8 @@ use std::net::SocketAddr;
 
 use super::swarm::Found;
 use crate::config::{NUMWANT_MAX, TrackerConfig};
-use crate::id::{InfoHash, PeerId};
-use crate::wire::control::{ForeignPeer, Message, Neighbour, Neighbours};
+use crate::wire::control::{ForeignAnswer, ForeignPeer, ForeignRefused, Message};
 use crate::wire::http_tracker::{Announce, AnnounceEvent, Announced, TrackedPeer};
-
-/// Why a foreign client is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refused {
-    Unknown,
-    BookFull,
-    AddressFull,
-}
-
-impl Refused {
-    /// The `failure reason` of BEP 3. The first is bttrack's sentence, which scripts compare.
-    pub(super) fn reason(self) -> &'static str {
-        match self {
-            Self::Unknown => "Requested download is not authorized for use with this tracker.",
-            Self::BookFull => "too many peers in this tracker, try again later",
-            Self::AddressFull => "too many peers of this image at one address",
-        }
-    }
-}
 
 /// What a foreign client wants.
 pub(super) struct Visit {
@@ -65,22 +45,17 @@ impl Found {
     pub(super) fn tracked(self) -> TrackedPeer {
         TrackedPeer { addr: self.addr, peer_id: self.peer_id }
     }
-
-    pub(super) fn neighbour(self) -> Neighbour {
-        Neighbour { node: self.node, addr: self.addr, complete: self.complete }
-    }
 }
 
 impl Answer<TrackedPeer> {
+    /// For a client of a follower.
+    pub(super) fn passed_on(self) -> ForeignAnswer {
+        let Self { complete, incomplete, peers } = self;
+        ForeignAnswer { complete, incomplete, peers: peers.into_iter().map(|p| (p.addr, p.peer_id)).collect() }
+    }
+
     pub(super) fn announced(self, config: &TrackerConfig) -> Announced {
         announced(config, self.complete, self.incomplete, self.peers)
-    }
-}
-
-impl Answer<Neighbour> {
-    pub(super) fn neighbours(self, info_hash: InfoHash) -> Neighbours {
-        let (complete, incomplete) = (self.complete, self.incomplete);
-        Neighbours { info_hash, neighbours: self.peers, complete, incomplete, stay: false }
     }
 }
 
@@ -95,16 +70,15 @@ pub fn pass_on(id: u64, announce: &Announce, config: &TrackerConfig) -> Message 
     Message::ForeignAnnounce { id, peer, numwant: wanted as u16, stopped, completed }
 }
 
-/// At a follower: what the client is told for the master's [`Message::ForeignAnnounced`]. The peer ids of foreign
-/// clients stayed with the master, so they are zero here.
+/// At a follower: what the client is told for the master's [`Message::ForeignAnnounced`].
 ///
 /// # Errors
 /// The `failure reason` if the master refused.
-pub fn passed_back(answer: Option<Neighbours>, config: &TrackerConfig) -> Result<Announced, &'static str> {
-    let answer = answer.ok_or(Refused::Unknown.reason())?;
-    let tracked = |n: &Neighbour| TrackedPeer {
-        addr: n.addr,
-        peer_id: n.node.as_ref().map_or_else(PeerId::default, PeerId::of_node),
-    };
-    Ok(announced(config, answer.complete, answer.incomplete, answer.neighbours.iter().map(tracked).collect()))
+pub fn passed_back(
+    answer: Result<ForeignAnswer, ForeignRefused>,
+    config: &TrackerConfig,
+) -> Result<Announced, &'static str> {
+    let ForeignAnswer { complete, incomplete, peers } = answer.map_err(ForeignRefused::reason)?;
+    let peers = peers.into_iter().map(|(addr, peer_id)| TrackedPeer { addr, peer_id }).collect();
+    Ok(announced(config, complete, incomplete, peers))
 }

@@ -13,7 +13,7 @@ use crate::config::{
 };
 use crate::id::PeerId;
 use crate::neighbours::{DEGREE_MAX, DEGREE_MIN};
-use crate::wire::control::{ForeignPeer, Message, Neighbour};
+use crate::wire::control::{ForeignPeer, ForeignRefused, Message, Neighbour};
 use crate::wire::http_tracker::{AnnounceEvent, TrackedPeer};
 
 const IMAGE: InfoHash = InfoHash([1; 20]);
@@ -564,8 +564,32 @@ fn a_follower_passes_clients_on_and_hands_the_answer_back() {
     let told = passed_back(answer, &TrackerConfig::default()).unwrap();
     assert_eq!((told.complete, told.incomplete, told.interval), (1, 1, 30));
     assert_eq!(told.peers, [TrackedPeer { addr: contact(1).addr, peer_id: PeerId::of_node(&node(1)) }]);
-    assert_eq!(passed_back(None, &TrackerConfig::default()), Err(Refused::Unknown.reason()));
     desk.check_counts(1, 1, 1);
+
+    // Another client is told of the first with the peer id that it has said, and a refusal keeps its reason.
+    let mut pass = |announce: &Announce| {
+        let Message::ForeignAnnounce { id, peer, numwant, stopped, completed } =
+            pass_on(5, announce, &TrackerConfig::default())
+        else {
+            panic!("another message");
+        };
+        desk.outputs.clear();
+        desk.input(Input::ForeignAnnounce { from: node(7), id, peer, numwant, stopped, completed });
+        let answer = desk.outputs.iter().find_map(|o| match o {
+            Output::ForeignAnnounced { answer, .. } => Some(answer.clone()),
+            _ => None,
+        });
+        passed_back(answer.expect("it is answered"), &TrackerConfig::default())
+    };
+    let told = pass(&client("10.0.9.8:1", 5, AnnounceEvent::Started)).unwrap();
+    assert!(told.peers.contains(&TrackedPeer { addr: "10.0.9.9:1".parse().unwrap(), peer_id: announce.peer_id }));
+    for port in 1..=BOOK_PEERS_PER_ADDRESS {
+        pass(&client(&format!("10.0.9.7:{port}"), 5, AnnounceEvent::Started)).unwrap();
+    }
+    let one_more = pass(&client("10.0.9.7:9999", 5, AnnounceEvent::Started));
+    assert_eq!(one_more, Err("too many peers of this image at one address"));
+    let unknown = Announce { info_hash: InfoHash([9; 20]), ..announce };
+    assert_eq!(pass(&unknown), Err(ForeignRefused::Unknown.reason()));
 }
 
 // ---- waking

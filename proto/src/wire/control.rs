@@ -11,7 +11,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::config::{Mode, Weight};
-use crate::id::{Epoch, InfoHash, NodeId};
+use crate::id::{Epoch, InfoHash, NodeId, PeerId};
 
 mod check;
 
@@ -281,6 +281,39 @@ pub struct ForeignPeer {
     pub downloaded: u64,
 }
 
+/// What a foreign client at a follower is told.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ForeignAnswer {
+    /// Whole copies in the swarm.
+    pub complete: u32,
+    /// Others in the swarm.
+    pub incomplete: u32,
+    /// Peers: where they listen, and what they call themselves.
+    pub peers: Vec<(SocketAddr, PeerId)>,
+}
+
+/// Why a tracker refuses a foreign client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ForeignRefused {
+    /// It tracks no such image.
+    Unknown,
+    /// It has no room for one more peer.
+    BookFull,
+    /// It has no room for one more peer of that image at that address.
+    AddressFull,
+}
+
+impl ForeignRefused {
+    /// The `failure reason` of BEP 3. The first is bttrack's sentence, which scripts compare.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Unknown => "Requested download is not authorized for use with this tracker.",
+            Self::BookFull => "too many peers in this tracker, try again later",
+            Self::AddressFull => "too many peers of this image at one address",
+        }
+    }
+}
+
 /// The part of the tracker's book that announces alone would not restore.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct BookReplica {
@@ -465,8 +498,8 @@ pub enum Message {
     ForeignAnnounced {
         /// The follower's number.
         id: u64,
-        /// `None`: not tracked here.
-        answer: Option<Neighbours>,
+        /// What the client is told, or why it is refused.
+        answer: Result<ForeignAnswer, ForeignRefused>,
     },
     /// The master's book for its deputies, and of a master that lost a merge for the winner.
     Book(BookReplica),

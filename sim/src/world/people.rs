@@ -46,7 +46,7 @@ impl World {
             Reply::AlreadyHere(hash) => {
                 self.machines[me].got.entry(*hash).or_insert(self.now);
             }
-            Reply::Started(_) | Reply::Done | Reply::Torrent(_) | Reply::Limits(_) => {}
+            Reply::Started(_) | Reply::Changed(_) | Reply::Done | Reply::Torrent(_) | Reply::Limits(_) => {}
         }
     }
 

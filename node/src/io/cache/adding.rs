@@ -8,10 +8,12 @@ use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use labmesh_proto::id::InfoHash;
+use labmesh_proto::wire::metainfo::Metainfo;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::{Folders, listing};
+use crate::config::values::Extension;
 use crate::io::ownership::Ownership;
 
 /// How a copy that is not whole begins.
@@ -57,6 +59,8 @@ pub struct Added {
     pub piece_length: u32,
     /// Where it lies.
     pub path: PathBuf,
+    /// The name by which the same content is offered already; then it is not by this one.
+    pub offered_as: Option<String>,
 }
 
 /// How far an `add` is.
@@ -145,17 +149,21 @@ pub(super) fn place(folders: &Folders, add: &Add, progress: &watch::Sender<Step>
     if !metadata.is_file() || metadata.len() == 0 {
         return Err(AddError::NotAFile(shown()));
     }
+    // A torrent that is there already wins: the same bytes stay the same swarm.
+    let torrent = beside(&source, ".torrent");
+    let own_torrent =
+        super::read_torrent(&torrent).ok().filter(|metainfo| metainfo.geometry().length() == metadata.len());
     let cache =
         folders.cache.canonicalize().map_err(|error| AddError::Io { place: place_of(&folders.cache), error })?;
     if let Some(name) = source.strip_prefix(&cache).ok().and_then(Path::to_str)
         && add.name.as_deref().is_none_or(|wanted| wanted == name)
     {
         // It lies in the cache: nothing to bring in.
-        return checked(folders, name).map(|_| name.to_owned());
+        return checked(folders, name, own_torrent.as_ref()).map(|_| name.to_owned());
     }
     let own = add.file.file_name().and_then(|name| name.to_str()).map(ToOwned::to_owned);
     let name = add.name.clone().or(own).ok_or_else(|| AddError::BadName(shown()))?;
-    let target = folders.cache.join(checked(folders, &name)?);
+    let target = folders.cache.join(checked(folders, &name, own_torrent.as_ref())?);
     let failed = |error| AddError::Io { place: place_of(&target), error };
     if target.symlink_metadata().is_ok() || beside(&target, ".part").exists() {
         return Err(AddError::Exists(name));
@@ -163,9 +171,7 @@ pub(super) fn place(folders: &Folders, add: &Add, progress: &watch::Sender<Step>
     if let Some(folder) = target.parent() {
         fs::create_dir_all(folder).map_err(failed)?;
     }
-    let torrent = beside(&source, ".torrent");
-    if super::sidecar::read_torrent(&torrent).is_ok_and(|m| m.geometry().length() == metadata.len()) {
-        // A torrent that is there already wins: the same bytes stay the same swarm.
+    if own_torrent.is_some() {
         let kept = super::sidecar::Sidecars::of(folders, &target).torrent();
         fs::create_dir_all(kept.parent().unwrap_or(Path::new("/"))).map_err(failed)?;
         fs::copy(&torrent, &kept).map_err(failed)?;
@@ -189,9 +195,11 @@ pub(super) fn place(folders: &Folders, add: &Add, progress: &watch::Sender<Step>
     placed.map(|()| name)
 }
 
-fn checked<'a>(folders: &Folders, name: &'a str) -> Result<&'a Path, AddError> {
+fn checked<'a>(folders: &Folders, name: &'a str, torrent: Option<&Metainfo>) -> Result<&'a Path, AddError> {
     let path = listing::checked_name(name).ok_or_else(|| AddError::BadName(name.to_owned()))?;
-    if !folders.extensions.iter().any(|extension| extension.fits(name)) {
+    let is_named = torrent.is_some_and(|torrent| path.file_name() == Some(torrent.name().as_ref()));
+    let ends_well = folders.extensions.iter().any(|extension| extension.fits(name));
+    if !ends_well && (!is_named || Extension::is_of_sidecar(name)) {
         let extensions: Vec<String> = folders.extensions.iter().map(ToString::to_string).collect();
         return Err(AddError::NoExtension { name: name.to_owned(), extensions: extensions.join(", ") });
     }

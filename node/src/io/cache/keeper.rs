@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use labmesh_proto::announcer::foreign_tiers;
+use labmesh_proto::id::InfoHash;
 use labmesh_proto::io::Input;
 use labmesh_proto::wire::metainfo::Metainfo;
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
@@ -255,11 +256,12 @@ impl Keeper {
                 return;
             }
         };
+        let wishes = self.read_torrents(&mut listing);
         let gone: Vec<String> = self.known.keys().filter(|name| !listing.images.contains_key(*name)).cloned().collect();
         for name in gone {
             self.lose(&name, "is gone");
         }
-        self.look_at_torrents(&mut listing, again);
+        self.fulfil(wishes, &listing, again);
         for (name, found) in &listing.images {
             self.compare(name, found, trusting);
         }
@@ -404,10 +406,18 @@ impl Keeper {
             let metainfo = Arc::clone(&metainfo);
             self.tell(Input::CacheHas { name: name.to_owned(), metainfo, stopped });
         }
+        let other = self.offered_as(name, metainfo.info_hash());
         for reply in waiting {
             // The asker may have gone.
-            let _ = reply.send(Ok(added(name, &path, &metainfo)));
+            let _ = reply.send(Ok(added(name, &path, &metainfo, other.clone())));
         }
+    }
+
+    /// Another name by which the same content was offered before.
+    fn offered_as(&self, name: &str, hash: InfoHash) -> Option<String> {
+        let same =
+            |known: &Known| matches!(&known.state, State::Offered { metainfo, .. } if metainfo.info_hash() == hash);
+        self.known.iter().find(|(other, known)| *other != name && same(known)).map(|(other, _)| other.clone())
     }
 
     /// The image is not what it was, or not there.
@@ -430,13 +440,18 @@ impl Keeper {
         reply: oneshot::Sender<Result<Added, AddError>>,
     ) {
         self.look(true, false);
+        let hash = self.known.get(name).and_then(|known| match &known.state {
+            State::Offered { metainfo, .. } => Some(metainfo.info_hash()),
+            _ => None,
+        });
+        let other = hash.and_then(|hash| self.offered_as(name, hash));
         let Some(known) = self.known.get_mut(name) else {
             let _ = reply.send(Err(AddError::Changed(name.to_owned())));
             return;
         };
         match &known.state {
             State::Offered { metainfo, .. } => {
-                let _ = reply.send(Ok(added(name, &known.found.path, metainfo)));
+                let _ = reply.send(Ok(added(name, &known.found.path, metainfo, other)));
             }
             State::Settling(_) | State::Left(_) | State::Queued => {
                 known.state = State::Queued;
@@ -449,8 +464,8 @@ impl Keeper {
 
     /// The pieces of this copy were verified one by one as they came.
     fn fetched(&mut self, name: &str, metainfo: Arc<Metainfo>) {
-        let Ok(mut listing) = listing::list(&self.folders) else { return };
-        let Some(found) = listing.images.remove(name) else { return };
+        let Some(relative) = listing::checked_name(name) else { return };
+        let Ok(Some(found)) = listing::found(&self.folders.cache.join(relative)) else { return };
         let same = |known: &Known| match &known.state {
             State::Offered { metainfo: offered, .. } => offered.info_hash() == metainfo.info_hash(),
             _ => false,

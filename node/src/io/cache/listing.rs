@@ -1,6 +1,6 @@
 //! Reads the image folders: which files are images, and what lies beside them.
 //!
-//! Rule: an image is a regular file of a known extension whose name is UTF-8, at most one folder deep, or a symbolic
+//! Rule: an image is a regular file of a known extension, or one that a torrent names ([`Listing::take_named`]), whose name is UTF-8, at most one folder deep, or a symbolic
 //! link with an absolute target of that kind (`add --in-place`). Folders that are links are not followed, so nothing
 //! leads out of the cache by accident. Not here: what is inside the files.
 
@@ -38,8 +38,7 @@ pub(super) struct Listing {
     pub(super) images: BTreeMap<String, Found>,
     /// Relative paths of images that have `NAME.part.journal`.
     pub(super) parts: BTreeSet<String>,
-    /// Torrents that may be a person's wish, by relative path without `.torrent`: those of the cache and of the folder
-    /// for torrents, also if they are inactive.
+    /// Torrents, by relative path without `.torrent`, also if they are inactive.
     pub(super) torrents: BTreeMap<String, Torrent>,
     /// The folders that were read, for the watcher.
     pub(super) folders: Vec<PathBuf>,
@@ -54,6 +53,10 @@ pub(super) struct Torrent {
     pub(super) path: PathBuf,
     /// It is called `NAME.torrent.inactive`.
     pub(super) inactive: bool,
+    /// The folder that the image's name is relative to.
+    pub(super) root: PathBuf,
+    /// It may be a person's wish: it lies in the cache or in the folder for torrents, and not in a library.
+    pub(super) asks: bool,
 }
 
 /// A relative path of one or two ordinary parts, none of them hidden.
@@ -71,7 +74,7 @@ pub(super) fn checked_name(name: &str) -> Option<&Path> {
 pub(super) fn list(folders: &Folders) -> io::Result<Listing> {
     let mut listing = Listing::default();
     for root in std::iter::once(&folders.cache).chain(&folders.libraries) {
-        match listing.read(folders, root, None) {
+        match listing.read(folders, root, root, None) {
             Err(e) if *root == folders.cache && e.kind() != io::ErrorKind::NotFound => return Err(e),
             Err(e) => drop(listing.skipped.insert(root.clone(), e.to_string())),
             Ok(below) => {
@@ -80,7 +83,7 @@ pub(super) fn list(folders: &Folders) -> io::Result<Listing> {
                     if folders.torrents.as_ref() == Some(&folder) {
                         continue;
                     }
-                    if let Err(e) = listing.read(folders, &folder, Some(&name)) {
+                    if let Err(e) = listing.read(folders, root, &folder, Some(&name)) {
                         listing.skipped.insert(folder, e.to_string());
                     }
                 }
@@ -88,9 +91,9 @@ pub(super) fn list(folders: &Folders) -> io::Result<Listing> {
         }
     }
     if let Some(root) = &folders.torrents {
-        let below = listing.read_torrents(root, None);
+        let below = listing.read_torrents(folders, root, None);
         let below = below.and_then(|below| {
-            below.iter().try_for_each(|name| listing.read_torrents(&root.join(name), Some(name)).map(drop))
+            below.iter().try_for_each(|name| listing.read_torrents(folders, &root.join(name), Some(name)).map(drop))
         });
         if let Err(e) = below {
             listing.skipped.insert(root.clone(), e.to_string());
@@ -101,7 +104,7 @@ pub(super) fn list(folders: &Folders) -> io::Result<Listing> {
 
 impl Listing {
     /// Reads one folder for torrents; the names of the folders in it.
-    fn read_torrents(&mut self, folder: &Path, below: Option<&str>) -> io::Result<Vec<String>> {
+    fn read_torrents(&mut self, folders: &Folders, folder: &Path, below: Option<&str>) -> io::Result<Vec<String>> {
         let mut names = BTreeSet::new();
         let mut inner = Vec::new();
         for entry in std::fs::read_dir(folder)? {
@@ -114,25 +117,30 @@ impl Listing {
             }
         }
         self.folders.push(folder.to_owned());
-        self.take_torrents(&names, folder, below);
+        self.take_torrents(&names, &folders.cache, true, folder, below);
         Ok(inner)
     }
 
-    fn take_torrents(&mut self, names: &BTreeSet<String>, folder: &Path, below: Option<&str>) {
+    fn take_torrents(&mut self, names: &BTreeSet<String>, root: &Path, asks: bool, folder: &Path, below: Option<&str>) {
         for name in names {
             let inactive = name.strip_suffix(".torrent.inactive");
             let Some(stem) = inactive.or_else(|| name.strip_suffix(".torrent")) else { continue };
             // The marker of a torrent is no other torrent.
             let marks = inactive.is_some() && names.contains(&format!("{stem}.torrent"));
             if !marks && !names.contains(&format!("{stem}.lock")) && self.torrents.len() < IMAGES_MAX {
-                let torrent = Torrent { path: folder.join(name), inactive: inactive.is_some() };
-                self.torrents.insert(relative(stem, below), torrent);
+                let (path, root, inactive) = (folder.join(name), root.to_owned(), inactive.is_some());
+                let torrent = Torrent { path, inactive, root, asks };
+                if asks {
+                    self.torrents.insert(relative(stem, below), torrent);
+                } else {
+                    self.torrents.entry(relative(stem, below)).or_insert(torrent);
+                }
             }
         }
     }
 
     /// Reads one folder; the names of the folders in it.
-    fn read(&mut self, folders: &Folders, folder: &Path, below: Option<&str>) -> io::Result<Vec<String>> {
+    fn read(&mut self, folders: &Folders, root: &Path, folder: &Path, below: Option<&str>) -> io::Result<Vec<String>> {
         let mut names = BTreeSet::new();
         let mut inner = Vec::new();
         for entry in std::fs::read_dir(folder)? {
@@ -155,9 +163,7 @@ impl Listing {
         }
         inner.sort_unstable();
         self.folders.push(folder.to_owned());
-        if folder.starts_with(&folders.cache) {
-            self.take_torrents(&names, folder, below);
-        }
+        self.take_torrents(&names, root, *root == folders.cache, folder, below);
         for name in &names {
             if let Some(image) = name.strip_suffix(".part.journal")
                 && folder.starts_with(&folders.cache)
@@ -172,6 +178,14 @@ impl Listing {
         Ok(inner)
     }
 
+    /// Takes the file of that name below `root`, if there is one, for an image whatever it ends in: a torrent names it.
+    pub(super) fn take_named(&mut self, root: &Path, name: &str) {
+        let path = root.join(name);
+        if !self.images.contains_key(name) && path.symlink_metadata().is_ok() {
+            self.take(path, name.to_owned());
+        }
+    }
+
     fn take(&mut self, path: PathBuf, relative: String) {
         if self.images.contains_key(&relative) {
             self.skipped.insert(path, "another folder has an image of this name, which comes first".to_owned());
@@ -180,8 +194,8 @@ impl Listing {
         } else if self.images.len() >= IMAGES_MAX {
             self.skipped.insert(path, format!("a node offers at most {IMAGES_MAX} images"));
         } else {
-            match stamp(&path) {
-                Ok(Some((stamp, inode))) => drop(self.images.insert(relative, Found { path, stamp, inode })),
+            match found(&path) {
+                Ok(Some(found)) => drop(self.images.insert(relative, found)),
                 Ok(None) => {}
                 Err(reason) => drop(self.skipped.insert(path, reason)),
             }
@@ -193,8 +207,11 @@ fn relative(name: &str, below: Option<&str>) -> String {
     below.map_or_else(|| name.to_owned(), |below| format!("{below}/{name}"))
 }
 
-/// Size, time and inode of an image; `None` for an empty file, which is about to grow.
-fn stamp(path: &Path) -> Result<Option<(Stamp, u64)>, String> {
+/// An image as it lies there; `None` for an empty file, which is about to grow.
+///
+/// # Errors
+/// If it cannot be one, in words.
+pub(super) fn found(path: &Path) -> Result<Option<Found>, String> {
     let link = path.symlink_metadata().map_err(|e| e.to_string())?;
     if link.is_symlink() && !std::fs::read_link(path).is_ok_and(|target| target.is_absolute()) {
         return Err("it is a symbolic link without an absolute target".to_owned());
@@ -204,7 +221,8 @@ fn stamp(path: &Path) -> Result<Option<(Stamp, u64)>, String> {
         return Err("it is not a regular file".to_owned());
     }
     use std::os::unix::fs::MetadataExt as _;
-    Ok((metadata.len() > 0).then(|| (Stamp::of(&metadata), metadata.ino())))
+    let (path, stamp, inode) = (path.to_owned(), Stamp::of(&metadata), metadata.ino());
+    Ok((metadata.len() > 0).then_some(Found { path, stamp, inode }))
 }
 
 /// Whether a change of this file can matter: not our temporary files, not the blocks of a partial copy.

@@ -33,6 +33,8 @@ pub(super) struct Sidecars {
     ownership: Ownership,
     /// The image lies in a library.
     library: bool,
+    /// The sub-folders of the image and of its torrent, if it lies in one.
+    sub_folders: Vec<PathBuf>,
 }
 
 /// `path` with something after its name.
@@ -59,7 +61,10 @@ impl Sidecars {
         let kept = folders.torrents.as_ref().zip(name).map(|(torrents, name)| torrents.join(name));
         let torrent_base = kept.unwrap_or_else(|| base.clone());
         let ownership = folders.ownership;
-        Self { image: image.to_owned(), base, torrent_base, other_torrent, ownership, library }
+        let is_below = !library && name.is_some_and(|name| name.contains('/'));
+        let parents = [image, torrent_base.as_path()].into_iter().filter_map(Path::parent).filter(|_| is_below);
+        let sub_folders = parents.map(Path::to_owned).collect();
+        Self { image: image.to_owned(), base, torrent_base, other_torrent, ownership, library, sub_folders }
     }
 
     /// The torrent's own file.
@@ -160,6 +165,9 @@ impl Sidecars {
     /// Image and sidecars become `*.ant`.
     pub(super) fn set_aside(&self) -> io::Result<()> {
         self.must_be_ours()?;
+        if self.image.symlink_metadata().is_err() {
+            return Ok(());
+        }
         for path in [with(&self.image, ".sum"), with(&self.image, ".full.sum"), self.torrent()] {
             ignore_missing(fs::rename(&path, with(&path, ".ant")))?;
         }
@@ -167,7 +175,7 @@ impl Sidecars {
         ignore_missing(fs::rename(&self.image, with(&self.image, ".ant")))
     }
 
-    /// Image, partial copy and sidecars go.
+    /// Image, partial copy and sidecars go, and a sub-folder that is empty then.
     pub(super) fn delete(&self) -> io::Result<()> {
         self.must_be_ours()?;
         // The image last: what was interrupted can be said again.
@@ -175,6 +183,10 @@ impl Sidecars {
         torrents.into_iter().flatten().try_for_each(|path| ignore_missing(fs::remove_file(path)))?;
         for suffix in [".torrent", ".torrent.inactive", ".sum", ".full.sum", ".part.journal", ".part", ""] {
             ignore_missing(fs::remove_file(with(&self.image, suffix)))?;
+        }
+        for folder in &self.sub_folders {
+            // The system refuses while something is in it.
+            let _ = fs::remove_dir(folder);
         }
         Ok(())
     }

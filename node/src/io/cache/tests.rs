@@ -342,9 +342,121 @@ async fn a_fetched_copy_is_known_without_hashing_and_set_aside_on_demand() {
     lab.cache.fetched("b.img", Arc::clone(&metainfo));
     let full = lab.file("b.img.full.sum");
     lab.until(|| full.exists()).await;
-    lab.cache.set_aside("b.img").await.unwrap();
+    lab.cache.set_aside("b.img").unwrap();
     lab.loses(&metainfo).await;
     assert!(lab.file("b.img.ant").exists() && lab.file("b.img.torrent.ant").exists() && !lab.file("b.img").exists());
+}
+
+/// A torrent of other people's tracker for that file.
+fn strangers_torrent(file: &Path, name: &str) -> (Metainfo, Vec<u8>) {
+    let size = file.metadata().unwrap().len();
+    let metainfo = torrent_of(file, name, Geometry::new(size, 262_144).unwrap(), &|_| {}).unwrap();
+    let bytes = metainfo.to_bytes(&[vec!["http://tracker.example/announce".to_owned()]], None);
+    (metainfo, bytes)
+}
+
+#[tokio::test]
+async fn a_file_that_a_torrent_names_is_an_image_whatever_it_ends_in() {
+    let mut lab = Lab::new(|cache| {
+        for (name, torrent) in [("data.bin", "data.bin"), ("README", "another name")] {
+            fs::write(cache.join(name), name).unwrap();
+            let (_, bytes) = strangers_torrent(&cache.join(name), name);
+            fs::write(cache.join(format!("{torrent}.torrent")), bytes).unwrap();
+        }
+        // Nothing names this one; what names that one is no name of an image; and a torrent that cannot be read stays.
+        fs::write(cache.join("notes.txt"), b"x").unwrap();
+        fs::write(cache.join("x.sum"), b"x").unwrap();
+        fs::write(cache.join("x.torrent"), strangers_torrent(&cache.join("x.sum"), "x.sum").1).unwrap();
+        fs::write(cache.join("notes.txt.torrent"), b"not one").unwrap();
+        // In a library too.
+        let library = cache.with_file_name("library");
+        fs::create_dir(&library).unwrap();
+        fs::write(library.join("film.mkv"), b"film").unwrap();
+        fs::write(library.join("film.mkv.torrent"), strangers_torrent(&library.join("film.mkv"), "film.mkv").1)
+            .unwrap();
+    });
+    for _ in 0..2 {
+        // In the order of their names, whatever folder they lie in.
+        lab.has("README").await;
+        let (data, _) = lab.has("data.bin").await;
+        lab.has("film.mkv").await;
+        assert_eq!(data.name(), "data.bin");
+        assert_eq!(lab.cache.rescan().await.unwrap(), 3);
+        assert_eq!(fs::read(lab.file("notes.txt.torrent")).unwrap(), b"not one");
+        lab = lab.restarted();
+    }
+    lab.has("README").await;
+    let (data, _) = lab.has("data.bin").await;
+    lab.has("film.mkv").await;
+    fs::rename(lab.file("data.bin.torrent"), lab.file("data.bin.torrent.inactive")).unwrap();
+    assert_eq!(lab.next().await, Input::CacheStopped { info_hash: data.info_hash(), stopped: true });
+    fs::remove_file(lab.file("data.bin.torrent.inactive")).unwrap();
+    lab.loses(&data).await;
+}
+
+#[tokio::test]
+async fn a_fetched_copy_of_any_name_is_known_without_hashing() {
+    let mut lab = Lab::new(|_| {});
+    let file = lab.source("data.bin", b"data");
+    let (metainfo, bytes) = strangers_torrent(&file, "data.bin");
+    fs::write(lab.file("data.bin.torrent"), bytes).unwrap();
+    fs::rename(file, lab.file("data.bin")).unwrap();
+    let metainfo = Arc::new(metainfo);
+    lab.cache.fetched("data.bin", Arc::clone(&metainfo));
+    let full = lab.file("data.bin.full.sum");
+    lab.until(|| full.exists()).await;
+    fs::remove_file(lab.file("data.bin")).unwrap();
+    lab.loses(&metainfo).await;
+}
+
+/// Who is about to fetch a file that is there must hear first that it is there.
+#[tokio::test]
+async fn a_file_that_was_never_read_is_read_before_it_is_fetched() {
+    let mut lab = Lab::new(|_| {});
+    let (progress, _listening) = watch::channel(Step::default());
+    lab.cache.settle("none.img", progress.clone()).await;
+    fs::write(lab.file("a.img"), b"a").unwrap();
+    lab.cache.settle("a.img", progress).await;
+    let told = timeout(Duration::ZERO, lab.has("a.img")).await;
+    assert!(told.is_ok(), "before the answer");
+}
+
+#[tokio::test]
+async fn what_is_offered_already_by_another_name_is_said_to_be() {
+    let mut lab = Lab::new(|_| {});
+    let file = lab.source("x.img", b"x");
+    let first = lab.add(file.clone(), None, Placement::Copy).await.unwrap();
+    assert_eq!(first.offered_as, None);
+    lab.has("x.img").await;
+    fs::copy(lab.file("x.img.torrent"), lab.folder.path().join("x.img.torrent")).unwrap();
+    for _ in 0..2 {
+        let added = lab.add(file.clone(), Some("x y/\u{fc}.img"), Placement::Copy).await;
+        match added {
+            Ok(added) => assert_eq!((added.offered_as.as_deref(), added.info_hash), (Some("x.img"), first.info_hash)),
+            Err(error) => assert!(matches!(error, AddError::Exists(_)), "{error}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_sub_folder_goes_with_its_last_image() {
+    let mut lab = Lab::new(|cache| {
+        fs::create_dir(cache.join("ou1")).unwrap();
+        fs::write(cache.join("ou1/a.img"), b"a").unwrap();
+        fs::write(cache.join("ou1/b.img"), b"b").unwrap();
+    });
+    let (a, _) = lab.has("ou1/a.img").await;
+    let (b, _) = lab.has("ou1/b.img").await;
+    for name in ["ou1/a.img", "ou1/b.img"] {
+        let sum = lab.file(&format!("{name}.full.sum"));
+        lab.until(|| sum.exists()).await;
+    }
+    lab.cache.delete("ou1/a.img").await.unwrap();
+    lab.loses(&a).await;
+    assert!(lab.file("ou1/b.img").exists());
+    lab.cache.delete("ou1/b.img").await.unwrap();
+    lab.loses(&b).await;
+    assert!(!lab.file("ou1").exists() && lab.cache.folder().exists());
 }
 
 #[tokio::test]
@@ -353,7 +465,7 @@ async fn hostile_names_reach_no_file() {
     let victim = lab.source("victim.img", b"x");
     for name in ["../victim.img", "/etc/passwd", "a/../../victim.img", ""] {
         assert!(lab.cache.delete(name).await.is_err(), "{name}");
-        assert!(lab.cache.set_aside(name).await.is_err(), "{name}");
+        assert!(lab.cache.set_aside(name).is_err(), "{name}");
         assert!(lab.cache.mark_stopped(name, true).await.is_err(), "{name}");
     }
     assert!(victim.exists());

@@ -41,7 +41,17 @@ pub(super) enum Job {
     Remember(Arc<Image>, Mode, Option<SeedTime>),
     Finish(Arc<Image>),
     Close(Arc<Image>),
+    Change(Change),
     End,
+}
+
+/// Something else that is to be done to files, in its turn.
+pub(super) struct Change(pub(super) Box<dyn FnOnce() + Send>);
+
+impl std::fmt::Debug for Change {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Change(..)")
+    }
 }
 
 #[derive(Debug)]
@@ -88,6 +98,7 @@ impl Clerk {
                 Ok(Job::Remember(image, mode, seed_time)) => self.remember(&image, mode, seed_time),
                 Ok(Job::Finish(image)) => self.finish(&image),
                 Ok(Job::Close(image)) => self.close(&image),
+                Ok(Job::Change(Change(change))) => change(),
                 Err(RecvTimeoutError::Timeout) => {}
                 Ok(Job::End) | Err(RecvTimeoutError::Disconnected) => break,
             }
@@ -248,6 +259,7 @@ fn open_part(image: &Image, mode: Mode, seed_time: Option<SeedTime>) -> Result<(
     let place = &image.place;
     let length = image.metainfo.geometry().length();
     place.make_folder()?;
+    place.must_be_free()?;
     if let Some(file) = place.open_part()? {
         let about = file.metadata().map_err(|e| disk_error(&place.part(), &e))?;
         match Keeper::resume(&place.journal()) {

@@ -97,6 +97,21 @@ impl Place {
         write().map_err(|e| self.trouble(path, &e, bytes.len() as u64))
     }
 
+    /// A partial copy is not begun for a name that it cannot be given.
+    pub(super) fn must_be_free(&self) -> Result<(), DiskError> {
+        match self.path.symlink_metadata() {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(e) => Err(disk_error(&self.path, &e)),
+            Ok(_) => Err(self.is_taken()),
+        }
+    }
+
+    fn is_taken(&self) -> DiskError {
+        let reason = "a file of that name is there, which is not known to be this image; move it away, or say \
+                      get --replace to set it aside";
+        DiskError::Io { place: self.path.display().to_string(), reason: reason.to_owned() }
+    }
+
     /// Gives the partial copy its name, unless something has it already.
     pub(super) fn complete(&self) -> Result<(), DiskError> {
         let (part, whole) = (self.part(), self.image());
@@ -106,7 +121,10 @@ impl Place {
             Err(Errno::INVAL | Errno::NOSYS) => Err(Errno::EXIST.into()),
             renamed => renamed.map_err(Into::into),
         };
-        renamed.and_then(|()| sync_folder(whole)).map_err(|e| disk_error(whole, &e))
+        renamed.and_then(|()| sync_folder(whole)).map_err(|e| match e.kind() {
+            io::ErrorKind::AlreadyExists => self.is_taken(),
+            _ => disk_error(whole, &e),
+        })
     }
 
     /// Makes the file as long as the image and takes the space for it now.

@@ -60,6 +60,25 @@ fn a_copy_is_made_byte_for_byte_and_gets_its_name_and_sidecars() {
     assert_eq!(left, ["test.img", "test.img.sum", "test.img.torrent"]);
 }
 
+/// It could not be given its name in the end, so it is not begun.
+#[test]
+fn a_name_that_something_has_is_refused_at_the_start() {
+    let (cache, sample) = (tempfile::tempdir().unwrap(), small());
+    fs::create_dir_all(cache.path().join(NAME).parent().unwrap()).unwrap();
+    fs::write(cache.path().join(NAME), b"somebody's").unwrap();
+    let mut bench = Bench::on(cache.path());
+    let error = bench.open(&sample, NAME, false).unwrap_err().to_string();
+    assert!(error.contains("a file of that name is there") && error.contains("--replace"), "{error}");
+    assert!(!part(cache.path()).exists());
+    fs::remove_file(cache.path().join(NAME)).unwrap();
+    bench.open(&sample, NAME, false).unwrap();
+    (0..11).for_each(|piece| assert_eq!(bench.verified(&sample, piece), Ok(true)));
+    fs::write(cache.path().join(NAME), b"somebody's").unwrap();
+    let error = bench.finish().unwrap_err().to_string();
+    assert!(error.contains("a file of that name is there"), "{error}");
+    assert_eq!(fs::read(cache.path().join(NAME)).unwrap(), b"somebody's");
+}
+
 #[test]
 fn many_pieces_at_once_are_all_answered() {
     let (cache, sample) = (tempfile::tempdir().unwrap(), sample(200 * 16384 + 1, 16384));

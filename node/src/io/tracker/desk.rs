@@ -303,7 +303,8 @@ impl Desk {
                         let id = self.waiting.push(Asker::Udp(asker), self.rings + ANSWER_WITHIN);
                         self.batch.push((id, announce));
                     } else {
-                        self.counters.udp_dropped.add_one();
+                        self.counters.announce_failures.add_one();
+                        self.datagrams.refuse(&asker, TOO_OFTEN);
                     }
                 }
             }

@@ -95,6 +95,7 @@ fn world() -> World {
         downloaded: 32_768,
         uploaded: 0,
         seed_left: None,
+        seeds_as_master: false,
         missing_pieces: 3,
         last_seen_on: vec!["pc07".to_owned()],
         sources: vec![("pc01".to_owned(), 32_768, 0)],
@@ -332,6 +333,30 @@ async fn who_announces_too_often_is_told_so_and_others_are_not() {
 }
 
 #[tokio::test]
+async fn who_announces_too_often_over_udp_is_told_so_too() {
+    let port = port_with(Policy { announces_per_address: 3, ..Policy::default() });
+    let client = UdpClient::of(&port).await;
+    let id = client.connect().await;
+    let request = announce_request(id, world().torrents[0].info_hash());
+    let mut refused = 0;
+    for _ in 0..20 {
+        let answer = client.ask(&request).await;
+        assert_eq!(answer[4..8], request[12..16], "every one is answered, under its number");
+        match answer[3] {
+            1 => {}
+            3 => {
+                assert!(answer[8..].starts_with(b"too many announces"), "{}", answer.escape_ascii());
+                assert!(answer.len() < request.len());
+                refused += 1;
+            }
+            other => panic!("action {other}"),
+        }
+    }
+    // A second may begin in the middle, or several.
+    assert!((1..=17).contains(&refused), "{refused}");
+}
+
+#[tokio::test]
 async fn torrents_and_scrapes_can_be_switched_off() {
     let hash = world().torrents[0].info_hash();
     let port = port_with(Policy { allow_get: false, scrape_allowed: ScrapeAllowed::Specific, ..Policy::default() });
@@ -351,7 +376,7 @@ async fn torrents_and_scrapes_can_be_switched_off() {
 #[tokio::test]
 async fn a_torrent_is_named_from_this_machine_or_with_the_token() {
     let word = "0123456789abcdefghij";
-    let port = port_with(Policy { register_token: Some(Token(word.to_owned())), ..Policy::default() });
+    let port = port_with(Policy { open: true, register_token: Some(Token(word.to_owned())), ..Policy::default() });
     let hash = InfoHash([9; 20]).to_string();
     let host = format!("Host: 127.0.0.1:{}\r\n", port.addr().port());
     let send = async |path: &str, kind: &str, headers: &str, body: &str| {
@@ -384,6 +409,10 @@ async fn a_torrent_is_named_from_this_machine_or_with_the_token() {
         assert_eq!(send(path, kind, &host, body).await.0, 400, "{path} {body}");
     }
     assert!(port.page("/register").await.contains("<form method=post action=\"/register\">"));
+    let closed = port_with(Policy::default());
+    let (code, _, body) = closed.get("/register").await;
+    let words = String::from_utf8_lossy(&body).into_owned();
+    assert!(code == 403 && words.contains("for the images of the catalogue only"), "{code} {words}");
     assert!(port.page("/").await.contains("<bdi>debian &lt;13&gt;.iso</bdi>"));
     let torrents: serde_json::Value = serde_json::from_str(&port.page("/api/torrents").await).unwrap();
     assert_eq!((&torrents[0]["name"], &torrents[0]["downloaded"]), (&"debian <13>.iso".into(), &99.into()));

@@ -1,8 +1,9 @@
 //! The tracker over UDP (BEP 15): datagrams in, datagrams out.
 //!
 //! Rule: nothing that an address has not proven by its connection id gets an answer longer than its question, and not
-//! more than [`UNPROVEN_PER_SECOND`] of those: with a forged source this port is of no use against anybody. A datagram
-//! that cannot be answered now is dropped; the client asks again (BEP 15, "time outs").
+//! more than [`SHORT_PER_SECOND`] of those: with a forged source this port is of no use against anybody. Who announces
+//! too often hears so as often at most. A datagram that cannot be answered now is dropped; the client asks again (BEP 15,
+//! "time outs").
 //!
 //! Not here: the layout of datagrams and connection ids (`labmesh_proto::wire::udp_tracker`), when to read
 //! ([`super::desk`]).
@@ -30,8 +31,8 @@ const DATAGRAM_BYTES_MAX: usize = 2048;
 const SCRAPES_MAX: usize = 64;
 /// How long the mind may take for one: a client asks again after 15 s.
 const SCRAPED_WITHIN: Duration = Duration::from_secs(5);
-/// Unproven answers to one address in a second: three hundred PCs behind one address, with one repetition.
-const UNPROVEN_PER_SECOND: u32 = 600;
+/// Short answers to one address in a second, to the unproven and to those who ask too often: three hundred PCs behind one address, with one repetition.
+const SHORT_PER_SECOND: u32 = 600;
 /// What a client with an old or invented connection id hears: no longer than the shortest question that has one.
 const BAD_ID: &str = "bad connection id";
 /// Rings of the desk's timer, one a second, for which a connection id is new.
@@ -46,7 +47,7 @@ pub(super) struct Datagrams {
     secret: Secret,
     /// Minutes since the start, for connection ids.
     minute: u64,
-    unproven: Rate,
+    short: Rate,
     scrapes: Arc<Semaphore>,
     received: Box<[u8; DATAGRAM_BYTES_MAX]>,
 }
@@ -74,7 +75,7 @@ impl Datagrams {
             runtime,
             secret: secret(),
             minute: 0,
-            unproven: Rate::new(UNPROVEN_PER_SECOND),
+            short: Rate::new(SHORT_PER_SECOND),
             scrapes: Arc::new(Semaphore::new(SCRAPES_MAX)),
             received: Box::new([0; DATAGRAM_BYTES_MAX]),
         }
@@ -86,7 +87,7 @@ impl Datagrams {
 
     /// A second has gone by; so many since the start.
     pub(super) fn ring(&mut self, seconds: u64) {
-        self.unproven.forget();
+        self.short.forget();
         self.minute = seconds / MINUTE;
     }
 
@@ -106,7 +107,7 @@ impl Datagrams {
             Ok(Request::Connect { transaction }) => {
                 self.counters.udp_connects.add_one();
                 let connection = udp_tracker::connection_id(&self.secret, client, self.minute);
-                self.answer_unproven(&Response::Connect { transaction, connection }, addr);
+                self.answer_shortly(&Response::Connect { transaction, connection }, addr);
             }
             Ok(Request::Announce { connection, transaction, claimed, mut announce, .. }) => {
                 if self.is_proven(connection, transaction, addr) {
@@ -137,17 +138,23 @@ impl Datagrams {
         send(&self.socket, &response, addr, &self.counters);
     }
 
+    /// Tells a client that asks too often the reason why it gets no answer.
+    pub(super) fn refuse(&mut self, asker: &Asker, reason: &str) {
+        let Asker { transaction, addr } = *asker;
+        self.answer_shortly(&Response::Error { transaction, message: reason.to_owned() }, addr);
+    }
+
     fn is_proven(&mut self, connection: u64, transaction: u32, addr: SocketAddr) -> bool {
         let client = addr.ip().to_canonical();
         let proven = udp_tracker::connection_id_is_valid(connection, &self.secret, client, self.minute);
         if !proven {
-            self.answer_unproven(&Response::Error { transaction, message: BAD_ID.to_owned() }, addr);
+            self.answer_shortly(&Response::Error { transaction, message: BAD_ID.to_owned() }, addr);
         }
         proven
     }
 
-    fn answer_unproven(&mut self, response: &Response, addr: SocketAddr) {
-        match self.unproven.allow(addr.ip().to_canonical()) {
+    fn answer_shortly(&mut self, response: &Response, addr: SocketAddr) {
+        match self.short.allow(addr.ip().to_canonical()) {
             true => send(&self.socket, &response.encode(), addr, &self.counters),
             false => self.counters.udp_dropped.add_one(),
         }

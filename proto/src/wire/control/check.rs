@@ -5,7 +5,7 @@
 
 use serde::Deserialize;
 
-use super::{Beat, Holdings, Neighbours, TransferReport};
+use super::{Beat, Holdings, TransferReport};
 use super::{BookReplica, CatalogueDelta, Copied, Holding, ImageRecord, Member, Message, RosterDelta, RosterEntry};
 use crate::config::{
     BOOK_REPLICA_CLIENTS, CATALOGUE_IMAGES_MAX, CONTROL_BYTES_MAX, IMAGE_NAME_BYTES_MAX, IMAGES_MAX, NAME_BYTES_MAX,
@@ -103,15 +103,14 @@ impl Message {
             | Self::Announce(_)
             | Self::Wake(_)
             | Self::ForeignAnnounce { .. }
-            | Self::ForeignAnnounced { answer: None, .. } => Ok(()),
+            | Self::ForeignAnnounced { answer: Err(_), .. } => Ok(()),
             Self::Hello { member, .. } => check_member(member),
             Self::Roster(delta) => check_roster(delta),
             Self::Holdings(holdings) => check_holdings(holdings),
             Self::Catalogue(delta) => check_catalogue(delta),
             Self::Torrent { bytes, .. } => check_count("bytes of a torrent", bytes.len(), TORRENT_BYTES_MAX),
-            Self::Neighbours(neighbours) | Self::ForeignAnnounced { answer: Some(neighbours), .. } => {
-                check_neighbours(neighbours)
-            }
+            Self::Neighbours(neighbours) => check_count("neighbours", neighbours.neighbours.len(), NUMWANT_MAX),
+            Self::ForeignAnnounced { answer: Ok(answer), .. } => check_count("peers", answer.peers.len(), NUMWANT_MAX),
             Self::Book(book) => check_book(book),
             Self::Progress(reports) => check_reports(reports),
             Self::Board(board) => {
@@ -218,10 +217,6 @@ fn check_catalogue(delta: &CatalogueDelta) -> Result<(), BadMessage> {
     })
 }
 
-fn check_neighbours(neighbours: &Neighbours) -> Result<(), BadMessage> {
-    check_count("neighbours", neighbours.neighbours.len(), NUMWANT_MAX)
-}
-
 fn check_book(book: &BookReplica) -> Result<(), BadMessage> {
     check_count("foreign clients", book.peers.len(), BOOK_REPLICA_CLIENTS)?;
     check_count("counters", book.downloaded.len(), CATALOGUE_MAX)?;
@@ -311,6 +306,11 @@ mod tests {
     }
 
     /// One of each variant, so that every decoder path is tried.
+    fn foreign_answer() -> ForeignAnswer {
+        let peers = vec![(foreign().addr, PeerId(*b"-TR3000-0123456789ab"))];
+        ForeignAnswer { complete: 1, incomplete: 2, peers }
+    }
+
     fn samples() -> Vec<Message> {
         let (epoch, node, info_hash) = (beat().epoch, NodeId([1; 32]), InfoHash([3; 20]));
         let entry = RosterEntry { member: member("pc07"), live: true };
@@ -364,10 +364,11 @@ mod tests {
             Message::Torrent { info_hash, bytes: b"d4:info".to_vec() },
             Message::NoTorrent(info_hash),
             Message::Announce(announce),
-            Message::Neighbours(neighbours.clone()),
+            Message::Neighbours(neighbours),
             Message::Wake(info_hash),
             Message::ForeignAnnounce { id: 1, peer: foreign(), numwant: 50, stopped: false, completed: true },
-            Message::ForeignAnnounced { id: 1, answer: Some(neighbours) },
+            Message::ForeignAnnounced { id: 1, answer: Ok(foreign_answer()) },
+            Message::ForeignAnnounced { id: 2, answer: Err(ForeignRefused::AddressFull) },
             Message::Book(BookReplica {
                 peers: vec![foreign()],
                 downloaded: vec![(info_hash, 3)],

@@ -2,7 +2,7 @@
 //!
 //! Rule: a `.torrent` without its image asks for it if it names a tracker that is not the mesh's; the mesh's own
 //! torrents that lie about ask for nothing. The image is called as the torrent's file, or, if that does not end like an
-//! image, as the torrent says. Removing the torrent ends it; removing the image ends it too, until the torrent is
+//! image, as the torrent says, whatever that ends in. Removing the torrent ends it; removing the image ends it too, until the torrent is
 //! dropped anew or somebody says `rescan`. Not here: an image that is there but not whole ([`super::super::hashing`]).
 
 use std::collections::BTreeMap;
@@ -18,6 +18,7 @@ use super::super::listing::{self, Listing, Torrent};
 use super::super::sidecar::{Sidecars, read_torrent};
 use super::super::{Folders, Stamp};
 use super::Keeper;
+use crate::config::values::Extension;
 
 /// What the node was told to fetch because a torrent asks for it.
 #[derive(Debug)]
@@ -36,8 +37,11 @@ pub(super) struct About {
     foreign: bool,
 }
 
+/// What torrents ask for, by relative path of the image.
+pub(super) type Wishes = BTreeMap<String, Wish>;
+
 /// A torrent that asks for an image.
-struct Wish {
+pub(super) struct Wish {
     path: PathBuf,
     stamp: Stamp,
     info_hash: InfoHash,
@@ -45,12 +49,14 @@ struct Wish {
 }
 
 impl Keeper {
-    /// Compares what torrents ask for with what the node was told to fetch.
-    pub(super) fn look_at_torrents(&mut self, listing: &mut Listing, again: bool) {
+    /// Reads the torrents without an image of their name: what they name and is there is an image, what is not may be
+    /// asked for.
+    pub(super) fn read_torrents(&mut self, listing: &mut Listing) -> Wishes {
+        let torrents = std::mem::take(&mut listing.torrents);
         let mut wishes = BTreeMap::new();
         let mut other_names = BTreeMap::new();
         let mut read = BTreeMap::new();
-        for (stem, torrent) in &listing.torrents {
+        for (stem, torrent) in &torrents {
             // Beside an image of its name it is a sidecar.
             if listing.images.contains_key(stem) {
                 continue;
@@ -62,12 +68,16 @@ impl Keeper {
                 continue;
             };
             let Some(name) = image_name(&self.folders, stem, &about.name) else {
-                let reason = format!("neither it nor {:?}, which it names, ends like an image", about.name);
+                let reason = format!("it names {:?}, which cannot be the name of an image", about.name);
                 listing.skipped.insert(torrent.path.clone(), reason);
                 continue;
             };
             // The mesh's own torrents are called as their images; a stray one must not stand in an image's way.
-            if !about.foreign {
+            let asks = about.foreign && torrent.asks;
+            if asks || name == *stem {
+                listing.take_named(&torrent.root, &name);
+            }
+            if !asks {
                 continue;
             }
             if name != *stem {
@@ -86,6 +96,12 @@ impl Keeper {
         }
         self.read = read;
         *self.folders.other_names.lock().unwrap_or_else(PoisonError::into_inner) = other_names;
+        listing.torrents = torrents;
+        wishes
+    }
+
+    /// Compares what torrents ask for with what the node was told to fetch.
+    pub(super) fn fulfil(&mut self, wishes: Wishes, listing: &Listing, again: bool) {
         self.end_wishes(&wishes, listing);
         for (name, wish) in wishes {
             self.begin_wish(name, &wish, again);
@@ -95,7 +111,8 @@ impl Keeper {
     /// Whether a torrent asks for this copy.
     pub(super) fn is_wished(&self, name: &str, torrents: &BTreeMap<String, Torrent>, hash: InfoHash) -> bool {
         let asks = |(stem, torrent): (&String, &Torrent)| {
-            self.read(torrent).and_then(|(_, about)| about).is_some_and(|about| {
+            let about = self.read(torrent).and_then(|(_, about)| about).filter(|_| torrent.asks);
+            about.is_some_and(|about| {
                 about.info_hash == hash && image_name(&self.folders, stem, &about.name).as_deref() == Some(name)
             })
         };
@@ -116,7 +133,7 @@ impl Keeper {
         Some((stamp, about))
     }
 
-    fn end_wishes(&mut self, wishes: &BTreeMap<String, Wish>, listing: &Listing) {
+    fn end_wishes(&mut self, wishes: &Wishes, listing: &Listing) {
         let asked_for =
             |name: &String, wanted: &Wanted| wishes.get(name).is_some_and(|w| w.info_hash == wanted.info_hash);
         let ended: Vec<String> = self
@@ -163,7 +180,6 @@ fn image_name(folders: &Folders, stem: &str, named: &str) -> Option<String> {
     let below = Path::new(stem).parent().and_then(Path::to_str).filter(|below| !below.is_empty());
     let inner = below.map_or_else(|| named.to_owned(), |below| format!("{below}/{named}"));
     let ends_well = |name: &str| folders.extensions.iter().any(|e| !e.is_every() && e.fits(name));
-    let is_any = |name: &str| folders.extensions.iter().any(|e| e.fits(name));
     let name = if ends_well(stem) { stem.to_owned() } else { inner };
-    (is_any(&name) && listing::checked_name(&name).is_some()).then_some(name)
+    (!Extension::is_of_sidecar(&name) && listing::checked_name(&name).is_some()).then_some(name)
 }
