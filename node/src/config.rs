@@ -728,7 +728,16 @@ pub fn socket_candidates() -> Vec<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// The printed default with every example switched on: a file that says everything that can be said.
+    fn everything() -> String {
+        DEFAULTS
+            .iter()
+            .fold(printed_default(), |text, (key, _, _)| text.replace(&format!("\n# {key} = "), &format!("\n{key} = ")))
+    }
 
     #[track_caller]
     fn refused(file: &str, expected: &[&str]) {
@@ -752,10 +761,7 @@ mod tests {
 
     #[test]
     fn the_examples_in_the_printed_default_are_good_values() {
-        let all = DEFAULTS.iter().fold(printed_default(), |text, (key, _, _)| {
-            text.replace(&format!("\n# {key} = "), &format!("\n{key} = "))
-        });
-        let settings: Settings = toml::from_str(&all).unwrap();
+        let settings = Settings::parse(&everything()).unwrap();
         assert_eq!(settings.key.as_deref(), Some(Path::new("/etc/labmesh/mesh.key")));
         assert_eq!(DEFAULTS.len(), 42, "every key of Settings has a line in the printed default");
     }
@@ -775,6 +781,55 @@ mod tests {
     fn the_packaged_file_is_the_printed_default() {
         let packaged = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/labmesh.toml");
         assert_eq!(std::fs::read_to_string(packaged).unwrap(), printed_default());
+    }
+
+    /// A file that was cut off is refused with its place, or says a part of what the whole one says.
+    #[test]
+    fn a_file_may_end_anywhere() {
+        // `interface` aside: it would unsay `bind`.
+        let said = |line: &&str| !line.is_empty() && !line.starts_with(['#', 'i']);
+        let lines: String = everything().lines().filter(said).flat_map(|line| [line, "\n"]).collect();
+        let whole = Settings::parse(&lines).unwrap();
+        for end in 0..=lines.len() {
+            match Settings::parse(&lines[..end]) {
+                Ok(part) if lines[..end].ends_with('\n') => {
+                    assert_eq!(part.clone().over(whole.clone()), whole, "cut at {end}");
+                    assert!(part != whole || end == lines.len(), "cut at {end}");
+                }
+                // A number that has lost digits is a number.
+                Ok(_) => {}
+                Err(error) => {
+                    assert!(!lines[..end].ends_with('\n'), "cut at {end}: {error}");
+                    assert!(error.to_string().contains("line "), "cut at {end}: {error}");
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn noise_is_refused_with_its_place(noise in "\\PC*", bytes: Vec<u8>, at in any::<prop::sample::Index>()) {
+            let mut spoilt = everything();
+            let at = spoilt.floor_char_boundary(at.index(spoilt.len()));
+            spoilt.insert_str(at, &noise);
+            for text in [&spoilt, &noise, &String::from_utf8_lossy(&bytes).into_owned()] {
+                if let Err(error) = Settings::parse(text) {
+                    prop_assert!(error.to_string().contains("line "), "{}", error);
+                }
+            }
+        }
+
+        #[test]
+        fn words_of_our_own_in_any_order_do_not_panic(
+            words in prop::collection::vec(prop::sample::select(DEFAULTS), 0..8),
+            glue in prop::collection::vec("( = |\n|,|\\[|\\]|\\{|\\}|\"|#|-|[0-9]{1,20})", 16),
+        ) {
+            let all = words.iter().flat_map(|(key, value, _)| [key, value]).zip(&glue);
+            let text: String = all.flat_map(|(word, glue)| [*word, glue.as_str()]).collect();
+            if let Ok(settings) = Settings::parse(&text) {
+                let _ = Config::check(Settings { key: None, ..settings }.over(Settings::defaults()));
+            }
+        }
     }
 
     #[test]

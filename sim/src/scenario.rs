@@ -442,6 +442,8 @@ fn buffers() -> Size {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const GOOD: &str = r#"
@@ -480,6 +482,67 @@ mod tests {
             let text = GOOD.replace(from, to);
             let error = Scenario::parse(&text).expect_err(to).to_string();
             assert!(error.contains(word), "{to}: {error}");
+        }
+    }
+
+    /// Every scenario that we have.
+    fn files() -> Vec<String> {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
+        let files = [folder.join("large"), folder].into_iter().flat_map(|f| std::fs::read_dir(f).expect("a folder"));
+        let paths = files.map(|entry| entry.expect("an entry").path()).filter(|path| path.extension().is_some());
+        let texts: Vec<_> = paths.map(|path| std::fs::read_to_string(path).expect("a file")).collect();
+        assert!(texts.len() > 20, "{}", texts.len());
+        texts
+    }
+
+    /// A file that was cut off is refused as long as it says not enough for a room.
+    #[test]
+    fn a_file_may_end_anywhere() {
+        for text in files() {
+            Scenario::parse(&text).expect(&text);
+            let enough = text.find("ends_at").expect(&text) + "ends_at = \"1s\"".len();
+            for end in (0..text.len()).filter(|end| text.is_char_boundary(*end)) {
+                match Scenario::parse(&text[..end]) {
+                    Ok(scenario) => assert!(end >= enough && scenario.machines() > 0, "{}", &text[..end]),
+                    Err(error) => assert!(!error.to_string().is_empty(), "{}", &text[..end]),
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn noise_never_panics(noise in "\\PC*", bytes: Vec<u8>, file: prop::sample::Index, at: prop::sample::Index) {
+            let files = files();
+            let mut spoilt = file.get(&files).clone();
+            let at = spoilt.floor_char_boundary(at.index(spoilt.len()));
+            spoilt.insert_str(at, &noise);
+            for text in [&spoilt, &noise, &String::from_utf8_lossy(&bytes).into_owned()] {
+                let _ = Scenario::parse(text);
+            }
+        }
+
+        /// What a careless hand makes: any value where another one was, numbers of any size with any unit.
+        #[test]
+        fn any_value_of_a_key_is_taken_or_refused(
+            number: i64, unit in "(s|ms|us|min|h|years|GiB|kB|Gbit/s|MB/s|%|)", kind in 0..4, file: prop::sample::Index,
+            line: prop::sample::Index,
+        ) {
+            let files = files();
+            let text = file.get(&files);
+            let keys: Vec<_> = text.lines().filter(|line| line.contains(" = ")).collect();
+            let line = *line.get(&keys);
+            let key = line.split(" = ").next().expect("split gives one");
+            let value = match kind {
+                0 => number.to_string(),
+                1 => format!("\"{number}{unit}\""),
+                2 => format!("[{number}, 1]"),
+                _ => format!("\"{unit}\""),
+            };
+            if let Ok(scenario) = Scenario::parse(&text.replacen(line, &format!("{key} = {value}"), 1)) {
+                prop_assert!((1..=NODES_MAX).contains(&scenario.machines()));
+                prop_assert!(scenario.last_fault() < scenario.lab.ends_at.0);
+            }
         }
     }
 }

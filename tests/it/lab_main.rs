@@ -17,6 +17,8 @@ const IMAGE: &str = "class.img";
 const SIZE: u64 = 256 * MIB;
 /// Headers of TCP/IP, acknowledgements, control, and the blocks in flight when somebody dies.
 const OVERHEAD: f64 = 1.08;
+/// What a node may have fetched that its journal does not vouch for yet, which is a second behind: 200 Mbit and a sync.
+const UNRECORDED: u64 = 28 * MIB;
 /// Eight copies at 200 Mbit/s take 11 s each at the least, and two cores carry them all.
 const LONG: Duration = Duration::from_secs(120);
 
@@ -25,6 +27,7 @@ struct Room {
     nodes: Vec<Node>,
     master: usize,
     image: PathBuf,
+    size: u64,
     dir: tempfile::TempDir,
     // Last, so that its hosts outlive the nodes on them.
     lab: Lab,
@@ -40,7 +43,7 @@ impl Room {
             lab.hosts().iter().enumerate().map(|(n, host)| prepare(host, dir.path(), n)).collect();
         nodes.iter_mut().for_each(Node::spawn);
         let master = one_master(&nodes.iter().collect::<Vec<_>>(), Duration::from_secs(15));
-        Some(Self { nodes, master, image, dir, lab })
+        Some(Self { nodes, master, image, size, dir, lab })
     }
 
     /// Everybody but these.
@@ -85,29 +88,30 @@ impl Room {
     #[track_caller]
     fn nothing_twice(&self, who: &[usize], before: &[Bytes]) {
         for (&n, &before) in who.iter().zip(before) {
-            let copies = self.lab.host(n).bytes().since(before).rx as f64 / SIZE as f64;
+            let copies = self.lab.host(n).bytes().since(before).rx as f64 / self.size as f64;
             println!("{} received {copies:.3} copies", self.nodes[n].name);
             assert!(copies < OVERHEAD, "{} received {copies:.3} copies", self.nodes[n].name);
         }
+    }
+
+    /// A killed client was started again after `before`: it goes on by itself and fetches only what it had not
+    /// on its disk.
+    #[track_caller]
+    fn resumed(&self, victim: usize, had_percent: f64, before: Bytes) {
+        wait_for(LONG, "the killed client to complete", || {
+            (self.nodes[victim].percent(IMAGE) >= 100.0 && self.nodes[victim].file(IMAGE).exists()).then_some(())
+        });
+        let received = self.lab.host(victim).bytes().since(before).rx as f64 / self.size as f64;
+        let missing = 1.0 - had_percent / 100.0;
+        let most = (missing + UNRECORDED as f64 / self.size as f64) * OVERHEAD;
+        println!("the killed client missed at most {missing:.3} of the image and received {received:.3}");
+        assert!(received < most, "received {received:.3} of the image, missed {missing:.3}");
+        self.all_whole(&[victim]);
     }
 }
 
 fn prepare(host: &Host, dir: &Path, n: usize) -> Node {
     Node::prepare(host, dir, &format!("pc{:02}", n + 1), &["--seed-time", "forever"])
-}
-
-/// Starts a killed client again: it goes on by itself and fetches only what it had not.
-fn resumes(room: &mut Room, victim: usize, had_percent: f64) {
-    let before = room.lab.host(victim).bytes();
-    room.nodes[victim].restart();
-    wait_for(LONG, "the killed client to complete", || {
-        (room.nodes[victim].percent(IMAGE) >= 100.0 && room.nodes[victim].file(IMAGE).exists()).then_some(())
-    });
-    let received = room.lab.host(victim).bytes().since(before).rx as f64 / SIZE as f64;
-    let missing = 1.0 - had_percent / 100.0;
-    println!("the killed client missed at most {missing:.3} of the image and received {received:.3}");
-    assert!(received < missing * OVERHEAD + 0.02, "received {received:.3} of the image, missed {missing:.3}");
-    room.all_whole(&[victim]);
 }
 
 /// A ninth host joins when the others are done; in the middle its cable is cut and healed.
@@ -182,7 +186,9 @@ fn all_finish_when_master_and_a_client_die_and_another_full_copy_exists() {
     let before: Vec<Bytes> = takers.iter().zip(before).filter(|&(&n, _)| n != victim).map(|(_, b)| b).collect();
     room.nothing_twice(&alive, &before);
 
-    resumes(&mut room, victim, had);
+    let before = room.lab.host(victim).bytes();
+    room.nodes[victim].restart();
+    room.resumed(victim, had, before);
     room.nodes[master].restart();
     let everybody = room.others(&[]);
     let unmoved = one_master(&room.pick(&everybody), Duration::from_secs(15));
@@ -205,15 +211,20 @@ fn without_tags(page: &str) -> String {
 fn all_wait_and_say_for_what_when_the_only_holder_dies_and_finish_when_it_is_back() {
     let Some(mut room) = Room::open(8, SIZE) else { return };
     let master = room.master;
-    let takers = room.others(&[master]);
+    let victim = room.others(&[master])[6];
+    let takers = room.others(&[master, victim]);
     room.nodes[master].add(&room.image);
+    room.nodes[victim].sees(IMAGE, 1);
     for &n in &takers {
         room.nodes[n].sees(IMAGE, 1);
     }
     let before = room.bytes(&takers);
     let mut gettings: Vec<Getting> = takers.iter().map(|&n| room.nodes[n].get(IMAGE, &[])).collect();
+    let _ended_with_its_node = room.nodes[victim].get(IMAGE, &[]);
     room.reach(&takers, 40.0);
+    let victim_had = room.nodes[victim].percent(IMAGE);
     room.nodes[master].kill_9();
+    room.nodes[victim].kill_9();
     let holder = room.nodes[master].name.clone();
     let acting = takers[one_master(&room.pick(&takers), Duration::from_secs(10))];
 
@@ -237,14 +248,21 @@ fn all_wait_and_say_for_what_when_the_only_holder_dies_and_finish_when_it_is_bac
     assert!(code == 200 && names_what_is_missing(&page, &holder), "the page does not name {holder}: {page}");
     let had: Vec<f64> = takers.iter().map(|&n| room.nodes[n].percent(IMAGE)).collect();
     assert!(had.iter().all(|&h| h < 100.0), "the only copy died too late: {had:?}");
-    assert!(stays(Duration::from_secs(1), || takers.iter().all(|&n| room.nodes[n].percent(IMAGE) >= had[0] - 0.1)));
+    let keep = |room: &Room| takers.iter().zip(&had).all(|(&n, had)| room.nodes[n].percent(IMAGE) >= *had);
+    assert!(stays(Duration::from_secs(1), || keep(&room)));
 
+    let victim_before = room.lab.host(victim).bytes();
+    room.nodes[victim].restart();
+    wait_for(Duration::from_secs(30), "the killed client to wait too", || {
+        (room.nodes[victim].state(IMAGE)? == "waiting").then_some(())
+    });
     room.nodes[master].restart();
     for getting in &mut gettings {
         getting.completes(LONG);
     }
     room.all_whole(&takers);
     room.nothing_twice(&takers, &before);
+    room.resumed(victim, victim_had, victim_before);
 }
 
 #[test]
@@ -256,6 +274,7 @@ fn the_wait_ends_when_the_same_image_is_added_elsewhere() {
     for &n in &takers {
         room.nodes[n].sees(IMAGE, 1);
     }
+    let before = room.bytes(&takers[1..]);
     let mut gettings: Vec<Getting> = takers[1..].iter().map(|&n| room.nodes[n].get(IMAGE, &[])).collect();
     room.reach(&takers[1..], 20.0);
     room.nodes[master].kill_9();
@@ -269,6 +288,7 @@ fn the_wait_ends_when_the_same_image_is_added_elsewhere() {
         getting.completes(LONG);
     }
     room.all_whole(&takers[1..]);
+    room.nothing_twice(&takers[1..], &before);
 }
 
 #[test]

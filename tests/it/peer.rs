@@ -15,6 +15,9 @@ pub(crate) const BITFIELD: u8 = 5;
 pub(crate) const REQUEST: u8 = 6;
 pub(crate) const PIECE: u8 = 7;
 
+/// What such a peer calls itself.
+pub(crate) const NAME: &[u8; 20] = b"-XX0001-abcdefghijkl";
+
 /// One connection, after both handshakes.
 #[derive(Debug)]
 pub(crate) struct RawPeer {
@@ -24,11 +27,16 @@ pub(crate) struct RawPeer {
 impl RawPeer {
     /// Connects from `host` and exchanges handshakes without any extension.
     pub(crate) fn connect(host: &Host, to: SocketAddr, info_hash: &str) -> io::Result<Self> {
+        Self::connect_as(NAME, host, to, info_hash)
+    }
+
+    /// The same under that peer id.
+    pub(crate) fn connect_as(name: &[u8; 20], host: &Host, to: SocketAddr, info_hash: &str) -> io::Result<Self> {
         let stream = host.enter(|| TcpStream::connect_timeout(&to, Duration::from_secs(5)))?;
         stream.set_read_timeout(Some(Duration::from_secs(20)))?;
         stream.set_nodelay(true)?;
         let mut peer = Self { stream };
-        peer.stream.write_all(&handshake(info_hash))?;
+        peer.stream.write_all(&handshake(name, info_hash))?;
         let mut theirs = [0; 68];
         peer.stream.read_exact(&mut theirs)?;
         assert_eq!(&theirs[..20], b"\x13BitTorrent protocol");
@@ -102,10 +110,10 @@ impl RawPeer {
 }
 
 /// The 68 bytes of BEP 3 with no extension bit set.
-pub(crate) fn handshake(info_hash: &str) -> Vec<u8> {
+pub(crate) fn handshake(name: &[u8; 20], info_hash: &str) -> Vec<u8> {
     let mut bytes = b"\x13BitTorrent protocol\0\0\0\0\0\0\0\0".to_vec();
     bytes.extend_from_slice(&unhex(info_hash));
-    bytes.extend_from_slice(b"-XX0001-abcdefghijkl");
+    bytes.extend_from_slice(name);
     bytes
 }
 

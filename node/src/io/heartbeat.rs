@@ -183,8 +183,8 @@ fn datagram(mesh: &MeshKey, beat: Beat) -> Vec<u8> {
     bytes
 }
 
-/// The beat of a datagram with our header; not verified yet.
-fn parse(mesh: &MeshKey, datagram: &[u8]) -> Option<Beat> {
+/// The beat of a datagram with the header of our mesh; who signed it is not looked at.
+pub fn parse(mesh: &MeshKey, datagram: &[u8]) -> Option<Beat> {
     let body = datagram.strip_prefix(&MAGIC)?.strip_prefix(&PROTOCOL_VERSION.to_be_bytes())?;
     match Message::decode(body.strip_prefix(&mesh.tag())?).ok()? {
         Message::Beat(beat) => Some(beat),

@@ -29,7 +29,7 @@ use crate::web::{self, Mesh, Site};
 pub mod answers;
 pub mod book;
 mod desk;
-mod head;
+pub mod head;
 mod limits;
 mod pages;
 pub mod probe;

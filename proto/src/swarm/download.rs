@@ -350,10 +350,15 @@ impl Swarm {
             peer.current = peer.current.filter(|c| *c != piece);
         }
         let [only] = senders[..] else { return };
-        if self.ledger.strike(only)
-            && let Some(p) = self.peers.iter().position(|peer| peer.sender == only)
-        {
+        if !self.ledger.strike(only) {
+            return;
+        }
+        if let Some(p) = self.peers.iter().position(|peer| peer.sender == only) {
             self.close(now, p, CloseReason::Misbehaved(PeerMisbehaved::BadData(piece)));
+        }
+        // Its other names.
+        while let Some(p) = self.peers.iter().position(|peer| self.ledger.is_refused(peer.addr, peer.id)) {
+            self.close(now, p, CloseReason::Refused);
         }
     }
 }

@@ -295,8 +295,16 @@ impl Ledger {
         account.strikes >= STRIKES
     }
 
+    /// A client that was struck out stays out under any name: with it all clients of its address, but for other nodes of
+    /// ours and clients of this machine (web servers look like such), which may share one. Names cost nothing, so a
+    /// second one that is struck out closes the address to all.
     pub(super) fn is_refused(&self, addr: SocketAddr, id: PeerId) -> bool {
-        self.accounts.iter().any(|a| a.strikes >= STRIKES && a.ip == addr.ip() && a.id == id)
+        let shares = id.is_labmesh() || addr.ip().is_loopback();
+        let mut struck = self.accounts.iter().filter(|a| a.strikes >= STRIKES && a.ip == addr.ip());
+        match struck.next() {
+            Some(first) if shares && first.id != id => struck.any(|a| a.id == id || !addr.ip().is_loopback()),
+            first => first.is_some(),
+        }
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Account> {

@@ -10,13 +10,14 @@ use std::time::Duration;
 use super::{Input, Output, Start, Swarm};
 use crate::bitfield::Bitfield;
 use crate::config::{LARGE_BLOCK_BYTES, Mode, RateLimits, SeedTime};
+use crate::error::CloseReason;
 use crate::id::{Block, ConnId, ImageIndex, NodeId, PeerId, PieceIndex, Time};
 use crate::io;
 use crate::limiter::{self, Granted, Limiter};
 use crate::testing::metainfo;
 use crate::wire::control::{Neighbour, Neighbours, TransferState};
 use crate::wire::metainfo::Metainfo;
-use crate::wire::peer::{Message, Range};
+use crate::wire::peer::{Handshake, Message, Range};
 
 const LATENCY: Duration = Duration::from_micros(200);
 const HASHING: Duration = Duration::from_millis(1);
@@ -33,8 +34,10 @@ pub(super) struct Host {
     pub(super) liar: bool,
     /// Takes requests and never answers.
     pub(super) silent: bool,
+    /// Connections that it closed for what their other end had done before.
+    pub(super) refusals: u32,
     limiter: Limiter,
-    me: PeerId,
+    pub(super) me: PeerId,
     up: bool,
     announced: bool,
     left: u64,
@@ -123,6 +126,7 @@ impl Room {
             complete_at: None,
             liar: false,
             silent: false,
+            refusals: 0,
             me,
             up: true,
             announced: false,
@@ -135,6 +139,17 @@ impl Room {
         let here = if whole { Bitfield::full(pieces) } else { Bitfield::empty(pieces) };
         self.tell(host, Input::Opened(Ok(here)));
         host
+    }
+
+    /// Somebody at the address of `from` dials `to` and calls itself `peer_id`; whether it is refused for bad data.
+    pub(super) fn refuses(&mut self, to: usize, from: usize, peer_id: PeerId) -> bool {
+        let (conn, before) = (ConnId(self.conns.len() as u32), self.hosts[to].refusals);
+        self.conns.push(([from, to], true));
+        let handshake = Handshake { info_hash: self.metainfo.info_hash(), peer_id, fast: true, extended: true };
+        let addr = SocketAddr::new(addr(from).ip(), 40_000);
+        self.tell(to, Input::PeerUp { conn, addr, handshake, outgoing: false });
+        self.hang_up(conn);
+        self.hosts[to].refusals > before
     }
 
     /// Limits the rates of a host, as its node would.
@@ -321,13 +336,16 @@ impl Room {
                 };
                 let conn = ConnId(self.conns.len() as u32);
                 self.conns.push(([host, other], true));
-                let answer = crate::wire::peer::Handshake { peer_id: self.hosts[other].me, ..handshake };
+                let answer = Handshake { peer_id: self.hosts[other].me, ..handshake };
                 let up = |addr, handshake, outgoing| Input::PeerUp { conn, addr, handshake, outgoing };
                 let ephemeral = SocketAddr::new(addr(host).ip(), 40_000);
                 self.later(self.now + LATENCY, other, up(ephemeral, handshake, false));
                 self.later(self.now + LATENCY * 2, host, up(to, answer, true));
             }
-            io::Output::Close { conn, .. } => self.hang_up(conn),
+            io::Output::Close { conn, reason } => {
+                self.hosts[host].refusals += u32::from(matches!(reason, CloseReason::Refused));
+                self.hang_up(conn);
+            }
             io::Output::Peer { conn, message } => {
                 let other = self.other(host, conn);
                 if let Message::Request(range) = &message {

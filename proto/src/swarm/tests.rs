@@ -106,14 +106,45 @@ fn when_the_only_source_dies_all_keep_what_they_have_and_finish_when_it_is_back(
 }
 
 #[test]
-fn a_liar_is_found_and_the_copy_is_good_all_the_same() {
-    let mut room = Room::new(IMAGE, MIB as u32);
-    room.join(GBIT, Mode::Seeder, None, true);
-    let liar = room.join(GBIT, Mode::Seeder, None, true);
-    room.hosts[liar].liar = true;
-    let peer = room.join(GBIT, Mode::Peer, forever(), false);
-    room.run_until(secs(120), "complete", |room| room.hosts[peer].swarm.is_complete());
-    assert!(room.hosts[liar].uploaded < IMAGE / 4, "the liar went on: {}", room.hosts[liar].uploaded);
+fn a_liar_is_found_and_refused_and_the_copy_is_good_all_the_same() {
+    for foreign in [false, true] {
+        let mut room = Room::new(IMAGE, MIB as u32);
+        let honest = room.join(GBIT, Mode::Seeder, None, true);
+        let liar = if foreign { room.join_foreign(GBIT) } else { room.join(GBIT, Mode::Seeder, None, true) };
+        room.hosts[liar].liar = true;
+        let peer = room.join(GBIT, Mode::Peer, forever(), false);
+        room.run_until(secs(120), "complete", |room| room.hosts[peer].swarm.is_complete());
+        assert!(room.hosts[liar].uploaded < IMAGE / 4, "the liar went on: {}", room.hosts[liar].uploaded);
+
+        let (own, other) = (room.hosts[liar].me, PeerId(*b"-TR3000-another name"));
+        assert!(room.refuses(peer, liar, own), "it comes again");
+        assert!(room.refuses(peer, liar, other), "it comes again under another name");
+        let neighbour = PeerId::of_node(&crate::id::NodeId([9; 32]));
+        assert!(!room.refuses(peer, liar, neighbour), "a node of ours behind the same address");
+        assert!(!room.refuses(peer, honest, other), "the same name elsewhere");
+    }
+}
+
+#[test]
+fn names_do_not_help_who_sends_bad_pieces() {
+    let mut ledger = Ledger::default();
+    let strike_out = |ledger: &mut Ledger, addr, id| {
+        let sender = ledger.open(addr, id).unwrap();
+        assert!(!ledger.strike(sender) && ledger.strike(sender));
+        ledger.close(sender);
+    };
+    let ours = |n| PeerId::of_node(&crate::id::NodeId([n; 32]));
+    strike_out(&mut ledger, addr(1), ours(1));
+    assert!(ledger.is_refused(addr(1), ours(1)) && !ledger.is_refused(addr(1), ours(2)));
+    strike_out(&mut ledger, addr(1), ours(2));
+    assert!(ledger.is_refused(addr(1), ours(3)), "two of one address are enough");
+    assert!(!ledger.is_refused(addr(2), ours(1)));
+    // On this machine every client and every web server has the same address.
+    let here = ([127, 0, 0, 1], 6881).into();
+    for n in 1..=3 {
+        strike_out(&mut ledger, here, PeerId([n; 20]));
+        assert!(ledger.is_refused(here, PeerId([n; 20])) && !ledger.is_refused(here, PeerId([n + 1; 20])));
+    }
 }
 
 #[test]

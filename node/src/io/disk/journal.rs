@@ -270,6 +270,53 @@ mod tests {
         }
     }
 
+    proptest! {
+        /// Noise behind a good header, where records lie or are sealed as records are.
+        #[test]
+        fn noise_for_records_is_refused_or_sealed_and_sensible(
+            noise in prop::collection::vec(any::<u8>(), 0..3 * SECTOR),
+            fields in prop::collection::vec(any::<u8>(), SLOT_FIXED + 1),
+        ) {
+            let metainfo = Metainfo::clone(&sample(100_000, 16384).metainfo);
+            let mut bytes = header(&metainfo);
+            bytes.extend_from_slice(&noise);
+            prop_assert!(matches!(parse(&bytes), Err(BadJournal::Damaged(_))));
+            bytes.truncate(header(&metainfo).len());
+            bytes.extend_from_slice(&fields);
+            bytes.extend_from_slice(&seal(metainfo.info_hash(), &fields));
+            // Seven pieces: the last bit is none.
+            let good = fields[8] < 3 && fields[9] < 4 && fields[SLOT_FIXED] & 1 == 0;
+            prop_assert_eq!(parse(&bytes).is_ok(), good);
+        }
+    }
+
+    /// A file that was cut off, wherever, gives what one of its records says, or an error.
+    #[test]
+    fn a_journal_may_end_anywhere() {
+        let metainfo = Metainfo::clone(&sample(100_000, 16384).metainfo);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.img.part.journal");
+        let mut kept = Keeper::create(&path, &metainfo, Mode::Peer, None).unwrap();
+        // Records 3 to 5; the newest lies in the second slot, which a cut reaches first.
+        let [_, older, newer] = [1, 2, 5].map(|pieces| {
+            kept.record(metainfo.geometry().all().take(pieces)).unwrap();
+            kept.journal.clone()
+        });
+        let bytes = fs::read(&path).unwrap();
+        let used = SLOT_FIXED + newer.have.as_bytes().len() + SHA1;
+        let first = kept.slots.start as usize + used;
+        assert_eq!(kept.slots.at(5) as usize + used, bytes.len());
+        for end in 0..=bytes.len() {
+            let read = parse(&bytes[..end]).map(|read| read.journal);
+            match read {
+                Ok(journal) if end == bytes.len() => assert_eq!(journal, newer),
+                Ok(journal) => assert!(end >= first && journal == older, "cut at {end}: {journal:?}"),
+                Err(error) => assert!(end < first && matches!(error, BadJournal::Damaged(_)), "cut at {end}: {error}"),
+            }
+        }
+        assert_ne!(older, newer);
+    }
+
     #[test]
     fn every_mode_and_seed_time_comes_back() {
         let metainfo = Metainfo::clone(&sample(100_000, 16384).metainfo);

@@ -227,10 +227,6 @@ fn a_damaged_journal_is_an_error_wherever_the_damage_is() {
     let path = journal(cache.path());
     let good = fs::read(&path).unwrap();
     let header = good.len().next_multiple_of(4096) - 2 * 4096;
-    for len in (0..header).step_by(7) {
-        fs::write(&path, &good[..len]).unwrap();
-        assert!(read_journal(&path).is_err(), "cut at {len}");
-    }
     let used = good[..header].iter().rposition(|b| *b != 0).unwrap();
     for at in (0..used).step_by(3) {
         let mut bad = good.clone();

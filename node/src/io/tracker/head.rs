@@ -13,7 +13,7 @@ const ANNOUNCE_PATHS: [&str; 3] = ["/announce", "/announce.php", "/tracker.php/a
 
 /// What the first bytes of a request are.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Head<'b> {
+pub enum Head<'b> {
     /// The rest is still to come.
     Partial,
     /// A client announces.
@@ -24,21 +24,21 @@ pub(super) enum Head<'b> {
 
 /// An announce.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct AnnounceHead<'b> {
+pub struct AnnounceHead<'b> {
     /// Bytes of the head; what follows is the next request.
-    pub(super) len: usize,
+    pub len: usize,
     /// What stands behind the `?`.
-    pub(super) query: &'b str,
+    pub query: &'b str,
     /// Another request may follow on this connection.
-    pub(super) keep: bool,
+    pub keep: bool,
     /// The protocol is HTTP/1.0.
-    pub(super) old: bool,
+    pub old: bool,
     /// For whom a proxy asks, as it says: the last address of `X-Forwarded-For`.
-    pub(super) forwarded: Option<IpAddr>,
+    pub forwarded: Option<IpAddr>,
 }
 
 /// Reads the first bytes of a request.
-pub(super) fn read(bytes: &[u8]) -> Head<'_> {
+pub fn read(bytes: &[u8]) -> Head<'_> {
     let method = b"GET ";
     if !bytes.starts_with(&method[..method.len().min(bytes.len())]) {
         return Head::Page;
