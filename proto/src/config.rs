@@ -293,8 +293,8 @@ impl Default for TrackerConfig {
     }
 }
 
-/// The version of everything that labmesh nodes say to each other; other versions are refused by name. 2 since books hold
-/// names and catalogues say which records only have more copies.
+/// The version of everything that labmesh nodes say to each other; other versions are refused by name. 3 since the
+/// board tells the counts of swarms and an answer for a follower's client has reasons and peer ids.
 pub const PROTOCOL_VERSION: u16 = 3;
 
 /// Names of nodes, sites and meshes: a DNS label, so that they fit a TXT record and a column.

@@ -75,23 +75,11 @@ pub fn verify_file(file: &File, metainfo: &Metainfo, progress: &Progress<'_>) ->
 /// # Errors
 /// If the file cannot be read.
 pub fn md5_of_file(file: &File, progress: &Progress<'_>) -> io::Result<String> {
-    md5_from(file, 0, progress)
-}
-
-/// The MD5 of the last MiB of a file in hex, as `.sum` has it; of all of it if it is shorter.
-///
-/// # Errors
-/// If the file cannot be read.
-pub fn md5_of_tail(file: &File) -> io::Result<String> {
-    md5_from(file, file.metadata()?.len().saturating_sub(SUM_TAIL_BYTES), &|_| ())
-}
-
-fn md5_from(file: &File, start: u64, progress: &Progress<'_>) -> io::Result<String> {
     let mut md5 = Md5::new();
     let mut chunk = vec![0; CHUNK];
     let in_memory = page_cache::Read::new(file);
-    let mut at = start;
-    let mut next = in_memory.begin(start, WINDOW);
+    let mut at = 0;
+    let mut next = in_memory.begin(0, WINDOW);
     loop {
         // The disk reads the next window while this one is hashed.
         let end = at + WINDOW;
@@ -99,11 +87,11 @@ fn md5_from(file: &File, start: u64, progress: &Progress<'_>) -> io::Result<Stri
         while at < end {
             let want = chunk.len().min((end - at) as usize);
             match file.read_at(&mut chunk[..want], at) {
-                Ok(0) => return Ok(md5.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
+                Ok(0) => return Ok(hex(md5)),
                 Ok(n) => {
                     md5.update(&chunk[..n]);
                     at += n as u64;
-                    progress(at - start);
+                    progress(at);
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(e),
@@ -111,6 +99,22 @@ fn md5_from(file: &File, start: u64, progress: &Progress<'_>) -> io::Result<Stri
         }
         in_memory.end(window);
     }
+}
+
+/// The MD5 of the last MiB of a file in hex, as `.sum` has it; of all of it if it is shorter.
+///
+/// # Errors
+/// If the file cannot be read.
+pub fn md5_of_tail(file: &File) -> io::Result<String> {
+    // Read plainly: connections send from the same file, and advice about reading it through would hold for them too.
+    let len = file.metadata()?.len();
+    let mut tail = vec![0; len.min(SUM_TAIL_BYTES) as usize];
+    file.read_exact_at(&mut tail, len.saturating_sub(SUM_TAIL_BYTES))?;
+    Ok(hex(Md5::new_with_prefix(tail)))
+}
+
+fn hex(md5: Md5) -> String {
+    md5.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// What becomes of each piece; `None` if the file ends before it does.

@@ -115,7 +115,7 @@ impl Message {
             Self::Progress(reports) => check_reports(reports),
             Self::Board(board) => {
                 check_count("nodes", board.transfers.len(), NODES_MAX)?;
-                check_count("swarms", board.counts.len(), IMAGES_MAX)?;
+                check_count("swarms", board.counts.len(), CATALOGUE_IMAGES_MAX)?;
                 board.transfers.iter().try_for_each(|(_, reports)| check_reports(reports))
             }
             Self::Handover(entries) => check_entries(entries),
@@ -429,7 +429,8 @@ mod tests {
         check_refused(&Message::Roster(roster), "deputies");
         check_refused(&Message::Progress(vec![report(0); IMAGES_MAX + 1]), "transfers");
         check_refused(&Message::Progress(vec![report(1001)]), "permille");
-        let counts = vec![SwarmCount { info_hash: InfoHash([3; 20]), complete: 0, incomplete: 1 }; IMAGES_MAX + 1];
+        let counts =
+            vec![SwarmCount { info_hash: InfoHash([3; 20]), complete: 0, incomplete: 1 }; CATALOGUE_IMAGES_MAX + 1];
         check_refused(&Message::Board(BoardState { counts, ..BoardState::default() }), "swarms");
         let bytes = vec![0; TORRENT_BYTES_MAX + 1];
         check_refused(&Message::Torrent { info_hash: InfoHash([3; 20]), bytes }, "bytes of a torrent");
