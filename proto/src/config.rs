@@ -275,7 +275,8 @@ pub struct TrackerConfig {
     /// Peers for a client that asks for no number (`response_size`).
     pub response_size: usize,
     /// How often a client's port is looked at before it counts as unreachable; 0 = never, it is handed out at once
-    /// (`nat_check`).
+    /// (`nat_check`). Off unless it is set: a client that keeps one connection with an address may take the look for the
+    /// seed that is nearly always at ours, and refuse that one.
     pub nat_check: u8,
 }
 
