@@ -351,7 +351,7 @@ impl Tracker {
         let job = self.agenda.first().map(|(at, _, job)| (*at, job.reason()));
         let sweep = self.sweep_at.map(|at| (at, "tracker: forget silent clients"));
         let replicate = self.replicate_at.map(|at| (at, "tracker: send the book to the deputies"));
-        let save = self.save_at.map(|at| (at, "tracker: keep the book"));
+        let save = self.save_at.map(|at| (at, "tracker: keep the counters"));
         [job, sweep, replicate, save].into_iter().flatten().min()
     }
 

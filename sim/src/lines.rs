@@ -129,7 +129,7 @@ impl Lines {
             Input::Probed { addr, reachable, .. } => {
                 format!("{addr} {}", if *reachable { "is a client" } else { "cannot be reached" })
             }
-            Input::Saved(kept) => format!("kept were {}", book(kept)),
+            Input::Saved(kept) => format!("{} kept", book(kept)),
             Input::PeerUp { conn: slot, outgoing, .. } => {
                 format!("{} up, {}", conn(slot), if *outgoing { "dialled from here" } else { "dialled from there" })
             }
@@ -317,7 +317,8 @@ fn place(addr: SocketAddr) -> String {
 /// Enough of it to tell a few images apart.
 fn book(kept: &Kept) -> String {
     let Kept { clients, downloaded, names } = kept;
-    format!("{} clients, {} counters and {} names", clients.len(), downloaded.len(), names.len())
+    let clients = if clients.is_empty() { String::new() } else { format!("{} clients, ", clients.len()) };
+    format!("{clients}{} counters and {} names", downloaded.len(), names.len())
 }
 
 fn hash(hash: InfoHash) -> String {

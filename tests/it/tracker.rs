@@ -4,11 +4,11 @@
 //! [`crate::foreign`].
 
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use crate::harness::{HTTP_PORT, Node, connect_from, http_get, labmesh, one_master, random_file, scratch, wait_for};
-use crate::lab::Host;
+use crate::lab::{Host, Lab, Link};
 
 const HASH: [u8; 20] = *b"a torrent of nobody!";
 /// More than any answer takes here.
@@ -24,13 +24,23 @@ fn announce(port: u16, more: &str) -> String {
 
 /// The compact peers of an answer; its reason if it is a refusal.
 pub(crate) fn peers(body: &[u8]) -> Vec<SocketAddrV4> {
-    let key = b"5:peers";
+    let addr = |p: &[u8]| SocketAddrV4::new(Ipv4Addr::new(p[0], p[1], p[2], p[3]), u16::from_be_bytes([p[4], p[5]]));
+    bytes_of(body, b"5:peers").chunks(6).map(addr).collect()
+}
+
+/// One of 18 bytes (BEP 7).
+fn peer6(bytes: &[u8]) -> SocketAddr {
+    let (ip, port) = bytes.split_first_chunk::<16>().expect("an address");
+    SocketAddr::new(Ipv6Addr::from(*ip).into(), u16::from_be_bytes(port.try_into().expect("a port")))
+}
+
+/// The byte string behind a key, which the answer has.
+fn bytes_of<'b>(body: &'b [u8], key: &[u8]) -> &'b [u8] {
     let at = body.windows(key.len()).position(|w| w == key).unwrap_or_else(|| panic!("{}", body.escape_ascii()));
     let rest = &body[at + key.len()..];
     let colon = rest.iter().position(|b| *b == b':').expect("a byte string");
     let len: usize = std::str::from_utf8(&rest[..colon]).expect("digits").parse().expect("a length");
-    let addr = |p: &[u8]| SocketAddrV4::new(Ipv4Addr::new(p[0], p[1], p[2], p[3]), u16::from_be_bytes([p[4], p[5]]));
-    rest[colon + 1..][..len].chunks(6).map(addr).collect()
+    &rest[colon + 1..][..len]
 }
 
 fn count(haystack: &[u8], needle: &[u8]) -> usize {
@@ -170,6 +180,52 @@ fn clients_outlive_a_kill_and_a_restart() {
     assert_eq!(scrape().escape_ascii().to_string(), before.escape_ascii().to_string());
     let told = peers(&http_get(&host, to, &announce(7003, "")).1);
     assert_eq!(told.iter().map(SocketAddrV4::port).collect::<Vec<_>>(), [7001, 7002]);
+}
+
+/// Over HTTP everybody is told to everybody; over UDP a client is told those of its own family (BEP 15).
+#[test]
+fn clients_with_ipv6_addresses_are_told_and_told_of() {
+    let Some(lab) = Lab::open(1, Link::Unshaped) else { return };
+    let dir = scratch();
+    let host = lab.host(0);
+    let node = Node::start(host, dir.path(), "pc01", &["--open-tracker"]);
+    let local = SocketAddr::new(Ipv6Addr::LOCALHOST.into(), HTTP_PORT);
+    let own = SocketAddr::new(host.addr(), HTTP_PORT);
+    for port in [7001, 7002] {
+        assert_eq!(http_get(host, local, &announce(port, "")).0, 200);
+    }
+    let place = |port: u16| SocketAddr::new(Ipv6Addr::LOCALHOST.into(), port);
+    let (_, first) = http_get(host, own, &announce(7003, ""));
+    let told: Vec<SocketAddr> = bytes_of(&first, b"6:peers6").chunks(18).map(peer6).collect();
+    assert_eq!((told, peers(&first)), (vec![place(7001), place(7002)], vec![]));
+    let (_, second) = http_get(host, local, &announce(7001, ""));
+    let told: Vec<SocketAddr> = bytes_of(&second, b"6:peers6").chunks(18).map(peer6).collect();
+    assert_eq!((told, peers(&second).len()), (vec![place(7002)], 1));
+    let (_, long) = http_get(host, local, &announce(7001, "").replace("compact=1", "compact=0"));
+    assert_eq!(count(&long, b"2:ip3:::1"), 1, "{}", long.escape_ascii());
+
+    let answer = host.enter(|| {
+        let socket = UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).expect("a free port");
+        socket.connect(local).expect("the address is ours");
+        socket.set_read_timeout(Some(SOON)).expect("a socket takes a timeout");
+        let mut answer = [0; 2048];
+        let mut ask = |question: &[u8]| {
+            socket.send(question).expect("the node listens");
+            let len = socket.recv(&mut answer).expect("an answer");
+            answer[..len].to_vec()
+        };
+        let connect = [&0x0417_2710_1980_u64.to_be_bytes()[..], &[0, 0, 0, 0, 0, 0, 0, 7]].concat();
+        let connected = ask(&connect);
+        let ids = [&HASH[..], b"-XX0001-abcdefghijkl"].concat();
+        let numbers = [[0; 8], 5_u64.to_be_bytes(), [0; 8]].concat();
+        let rest = [&[0; 12][..], &(-1_i32).to_be_bytes(), &7004_u16.to_be_bytes()].concat();
+        ask(&[&connected[8..16], &[0, 0, 0, 1, 0, 0, 0, 8], &ids, &numbers, &rest].concat())
+    });
+    assert_eq!(answer[..8], [0, 0, 0, 1, 0, 0, 0, 8], "it answers the announce: {}", answer.escape_ascii());
+    let told: Vec<SocketAddr> = answer[20..].chunks(18).map(peer6).collect();
+    assert_eq!(told, [place(7001), place(7002)]);
+    let (_, scraped) = node.page("/scrape");
+    assert_eq!(count(&scraped, b"10:incompletei4e"), 1, "{}", scraped.escape_ascii());
 }
 
 #[test]
