@@ -321,3 +321,16 @@ fn a_stopped_master_is_replaced_and_comes_back_as_a_follower() {
     let everybody = room.others(&[]);
     assert_eq!(one_master(&room.pick(&everybody), Duration::from_secs(5)), new);
 }
+
+#[test]
+fn a_preferred_newcomer_takes_over_and_whom_a_person_wants_then_stays() {
+    let Some(mut room) = Room::open(3, MIB) else { return };
+    let host = room.lab.add_host().clone();
+    room.nodes.push(Node::start(&host, room.dir.path(), "server", &["--weight", "60", "--prefer"]));
+    wait_for(Duration::from_secs(10), "the server to be master", || (room.nodes[3].role()? == "master").then_some(()));
+    let everybody = room.others(&[]);
+    assert_eq!(one_master(&room.pick(&everybody), Duration::from_secs(10)), 3);
+    room.nodes[0].cli(&["master", "--claim"]).good();
+    assert_eq!(one_master(&room.pick(&everybody), Duration::from_secs(10)), 0);
+    assert!(stays(Duration::from_secs(2), || room.nodes[0].role().as_deref() == Some("master")));
+}
