@@ -421,6 +421,7 @@ impl Driver {
             id: identity.node_id(),
             name: config.name,
             weight: config.weight,
+            prefer: config.prefer,
             site: config.site,
             keyed: config.key.is_some(),
             mode: config.mode,
