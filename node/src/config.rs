@@ -14,6 +14,7 @@ use anyhow::{Context as _, bail};
 use labmesh_proto::config::{Mode, NUMWANT_MAX, RateLimit, SeedTime, TrackerConfig, Weight};
 use serde::Deserialize;
 
+pub mod origin;
 pub mod schedule;
 pub mod values;
 
@@ -580,11 +581,7 @@ impl Config {
     /// # Errors
     /// If the file is bad, or two settings do not go together; says which and what to do.
     pub fn resolve(file: Option<&Path>, said: Settings) -> anyhow::Result<Self> {
-        let below = match file {
-            Some(path) => Settings::from_file(path)?,
-            None if Path::new(FILE).exists() => Settings::from_file(Path::new(FILE))?,
-            None => Settings::default(),
-        };
+        let below = file_in_use(file).map(Settings::from_file).transpose()?.unwrap_or_default();
         Self::check(said.over(below).over(Settings::defaults()))
     }
 
@@ -658,6 +655,11 @@ impl Config {
             },
         })
     }
+}
+
+/// The given file, or [`FILE`] if it is there.
+fn file_in_use(given: Option<&Path>) -> Option<&Path> {
+    given.or_else(|| Some(Path::new(FILE)).filter(|path| path.exists()))
 }
 
 /// The ports of tracker and pages, peers and control plane.
