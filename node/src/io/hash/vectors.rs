@@ -66,6 +66,7 @@ impl<S: Wide<N>, const N: usize> NullaryFnOnce for Pass<'_, '_, S, N> {
             iter::zip(&mut states, **state).for_each(|(word, of_lane)| word[lane] = of_lane);
         }
         let mut words = states.map(|word| vectors.load(word));
+        #[expect(clippy::needless_range_loop, reason = "it is a place in every lane's blocks")]
         for block in 0..run {
             let message = vectors.message(from_fn(|lane| &data[lane][block]));
             words = compress(vectors, words, message);
