@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use labmesh_proto::config as proto;
@@ -440,7 +440,7 @@ impl Driver {
             seed,
         };
         let mut node = Node::new(now(), node, identity.epoch());
-        node.handle_input(now(), Input::Saved(book.load().context("cannot read what the tracker counted")?));
+        node.handle_input(now(), Input::Saved(book.load(SystemTime::now()).context("cannot read the tracker's book")?));
         let joins = config.join.iter().map(|join| Input::Found { node: join.node, addr: join.addr });
         joins.for_each(|found| node.handle_input(now(), found));
         Ok(Self {
@@ -690,7 +690,7 @@ impl Driver {
             }
             Output::Announced { id, result } => self.answered.push((id, result)),
             Output::Probe { info_hash, addr } => self.probes.look(info_hash, addr),
-            Output::SaveBook(book) => self.book.save(&self.runtime, &book),
+            Output::SaveBook(kept) => self.book.save(&self.runtime, kept, SystemTime::now()),
             Output::Reply { id, reply } => drop(self.commands.remove(&id.0).map(|a| a.send(reply))),
             Output::Event(event) => self.report(event),
             Output::Farewell => self.farewell = true,

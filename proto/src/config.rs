@@ -277,7 +277,8 @@ pub struct TrackerConfig {
     /// Peers for a client that asks for no number (`response_size`).
     pub response_size: usize,
     /// How often a client's port is looked at before it counts as unreachable; 0 = never, it is handed out at once
-    /// (`nat_check`).
+    /// (`nat_check`). Off unless it is set: a client that keeps one connection with an address may take the look for the
+    /// seed that is nearly always at ours, and refuse that one.
     pub nat_check: u8,
 }
 
@@ -382,7 +383,9 @@ pub const BOOK_SWEEP_EVERY: Duration = Duration::from_secs(5);
 pub const BOOK_SWEEP_MAX: usize = 8 * 1024;
 /// When the rest of them leaves.
 pub const BOOK_SWEEP_AGAIN: Duration = Duration::from_millis(50);
-/// How often counters and names are put on disk, if they changed: what a crash may cost.
+/// Foreign clients that a master keeps for its next start, in a file of at most 3 MB.
+pub const BOOK_KEPT_CLIENTS: usize = 16 * 1024;
+/// How often the book is put on disk, if it changed: what a crash may cost. A large one is more seldom.
 pub const BOOK_SAVE_EVERY: Duration = Duration::from_secs(5);
 /// How often deputies are sent the book, if it changed.
 pub const BOOK_REPLICATE_EVERY: Duration = Duration::from_secs(1);

@@ -25,7 +25,8 @@ use crate::bitfield::Bitfield;
 use crate::config::{Mode, RateLimit, RateLimits, SeedTime};
 use crate::error::{CloseReason, DiskError};
 use crate::id::{Block, ConnId, Epoch, ImageIndex, InfoHash, NodeId, PieceIndex, RequestId};
-use crate::wire::control::{self, Beat, BookReplica, RegisteredName};
+use crate::tracker::keeping::Kept;
+use crate::wire::control::{self, Beat, RegisteredName};
 use crate::wire::http_tracker::{Announce, Announced};
 use crate::wire::lsd;
 use crate::wire::metainfo::Metainfo;
@@ -109,7 +110,7 @@ pub enum Input {
         reachable: bool,
     },
     /// What an earlier life of this node put out by [`Output::SaveBook`]; said once, before anything else.
-    Saved(BookReplica),
+    Saved(Kept),
 
     /// What a tracker of others said to [`Output::AskTracker`], or in words why it said nothing. A UDP tracker may say
     /// more than one thing to one question.
@@ -473,8 +474,8 @@ pub enum Output {
         /// Where.
         addr: SocketAddr,
     },
-    /// Put the tracker's counters and names on disk, for [`Input::Saved`] of the next start.
-    SaveBook(BookReplica),
+    /// Put the tracker's book on disk, for [`Input::Saved`] of the next start.
+    SaveBook(Kept),
 
     /// Ask a tracker of others, from the address that peers reach this node at; answered by [`Input::TrackerSaid`].
     /// The same `id` again is a repetition, or the next datagram of one exchange, from the same port.

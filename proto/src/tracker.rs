@@ -16,7 +16,8 @@
 //!   all could leave, and two stay for the next who comes: the master and the best of the others by weight and id, or
 //!   the two best if the master has no copy.
 //! * Counters are those of BEP 48; `completed` counts once for each stay of a peer in the book. They outlive the swarm,
-//!   the master and a restart, as do the names that people give to torrents of an open tracker.
+//!   the master and a restart, as do the names that people give to torrents of an open tracker. Foreign clients outlive
+//!   the master and its restart, and are forgotten as if it had run all the time.
 //!
 //! Announces of our own nodes are taken for any image, since they may overtake the news that the catalogue has it;
 //! foreign clients are answered for the images of the catalogue, or for all if the tracker is open.
@@ -45,7 +46,7 @@ use crate::wire::http_tracker::{Announce, Announced, Scraped};
 mod clients;
 pub mod foreign;
 mod holders;
-mod keeping;
+pub mod keeping;
 mod ledger;
 mod swarm;
 #[cfg(test)]
@@ -53,6 +54,7 @@ mod tests;
 
 use foreign::{Answer, Visit};
 use holders::Wanted;
+use keeping::Kept;
 use ledger::Ledger;
 use swarm::{Change, Found, Swarm};
 
@@ -139,8 +141,10 @@ pub enum Input {
     Register(RegisteredName),
     /// The node ends: what is not saved yet is saved.
     Shutdown,
-    /// Another master's book, or what an earlier life of this node saved. A replica is replaced by it; a master adds what it lacks (two meshes have met).
+    /// Another master's book. A replica is replaced by it; a master adds what it lacks (two meshes have met).
     Replica(BookReplica),
+    /// What an earlier life of this node saved; said once, before anything else.
+    Kept(Kept),
     /// This node is master now; the catalogue's holders that are up follow as [`Input::NodeHolds`].
     BecameMaster,
     /// It is no more: our own nodes announce elsewhere.
@@ -196,8 +200,8 @@ pub enum Output {
     },
     /// Send the deputies the [`Tracker::replica`].
     Replicate,
-    /// Keep counters and names for the next start.
-    Save(BookReplica),
+    /// Keep this for the next start.
+    Save(Kept),
 }
 
 /// What a swarm waits for.
@@ -227,6 +231,8 @@ pub struct Tracker {
     ledger: Ledger,
     /// Foreign clients of all swarms.
     clients: usize,
+    /// They are those that this node kept, and it knows since when each is silent.
+    ages_known: bool,
     agenda: BTreeSet<(Time, InfoHash, Job)>,
     sweep_at: Option<Time>,
     replicate_at: Option<Time>,
@@ -246,6 +252,7 @@ impl Tracker {
             swarms: BTreeMap::new(),
             ledger: Ledger::default(),
             clients: 0,
+            ages_known: false,
             agenda: BTreeSet::new(),
             sweep_at: None,
             replicate_at: None,
@@ -297,6 +304,7 @@ impl Tracker {
             Input::Register(_) => {}
             Input::Shutdown => self.save_at = self.save_at.map(|_| now),
             Input::Replica(replica) => self.take_over(now, replica),
+            Input::Kept(kept) => self.restore(now, kept),
             Input::BecameMaster => self.become_master(now),
             Input::LostMastership => self.lose_mastership(),
         }
@@ -329,7 +337,7 @@ impl Tracker {
         }
         if self.save_at.is_some_and(|at| at <= now) {
             self.save_at = None;
-            self.outputs.push_back(Output::Save(self.kept()));
+            self.outputs.push_back(Output::Save(self.kept(now)));
         }
     }
 
@@ -560,6 +568,7 @@ impl Tracker {
         let Visit { peer, stopped, completed, wanted } = *visit;
         let info_hash = peer.info_hash;
         let (open, clients, checks) = (self.config.open, self.clients, self.config.nat_check);
+        let until = now + self.config.expiry;
         // Strangers may name what they like to an open tracker, but not use up the room of our own images.
         let limit = if open { CATALOGUE_IMAGES_MAX / 2 } else { 0 };
         let swarm = swarm(&mut self.swarms, info_hash, limit);
@@ -575,13 +584,14 @@ impl Tracker {
             self.forget_if_idle(info_hash);
             return Err(ForeignRefused::BookFull);
         }
-        let visited = swarm.clients.announce(now, &peer, completed, checks)?;
+        let visited = swarm.clients.announce(until, &peer, completed, checks)?;
         let (complete, incomplete) = swarm.counts();
         let peers = swarm.sample(&mut self.rng, &peer.addr, peer.left == 0, wanted, tell);
         self.clients += usize::from(visited.joined);
         if self.master {
             self.sweep_at = self.sweep_at.or(Some(now + BOOK_SWEEP_EVERY));
         }
+        self.save_clients_soon(now);
         if visited.probe {
             self.outputs.push_back(Output::Probe { info_hash, addr: peer.addr });
         }
@@ -597,6 +607,7 @@ impl Tracker {
     fn probed(&mut self, now: Time, info_hash: InfoHash, addr: SocketAddr, reachable: bool) {
         let Some(swarm) = self.swarms.get_mut(&info_hash) else { return };
         if swarm.clients.probed(addr, reachable) {
+            self.save_clients_soon(now);
             self.replicate_soon(now);
             self.changed(now, info_hash, Change { regroup: true, completed: false });
         }
@@ -606,6 +617,7 @@ impl Tracker {
         self.clients -= gone;
         if gone > 0 {
             self.replicate_soon(now);
+            self.save_clients_soon(now);
             self.changed(now, info_hash, Change { regroup: true, completed: false });
         }
     }

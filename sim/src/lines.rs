@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use labmesh_proto::config::{RateLimit, RateLimits};
 use labmesh_proto::id::{Block, ConnId, Epoch, ImageIndex, InfoHash, NodeId, PieceIndex};
 use labmesh_proto::io::{Command, Event, Input, Output, Reply};
+use labmesh_proto::tracker::keeping::Kept;
 use labmesh_proto::wire::control::{Beat, Message, NodeAnnounce};
 use labmesh_proto::wire::peer::{self, Range};
 
@@ -128,7 +129,7 @@ impl Lines {
             Input::Probed { addr, reachable, .. } => {
                 format!("{addr} {}", if *reachable { "is a client" } else { "cannot be reached" })
             }
-            Input::Saved(book) => format!("{} counters and {} names kept", book.downloaded.len(), book.names.len()),
+            Input::Saved(kept) => format!("{} kept", book(kept)),
             Input::PeerUp { conn: slot, outgoing, .. } => {
                 format!("{} up, {}", conn(slot), if *outgoing { "dialled from here" } else { "dialled from there" })
             }
@@ -182,7 +183,7 @@ impl Lines {
             Output::Announced { id, result: Ok(answer) } => format!("announce {}: {} peers", id.0, answer.peers.len()),
             Output::Announced { id, result: Err(reason) } => format!("announce {} refused: {reason}", id.0),
             Output::Probe { addr, .. } => format!("look for a client at {addr}"),
-            Output::SaveBook(book) => format!("keep {} counters and {} names", book.downloaded.len(), book.names.len()),
+            Output::SaveBook(kept) => format!("keep {}", book(kept)),
             Output::AskTracker { tracker, .. } => format!("asks {tracker}"),
             Output::TrackerDone(id) => format!("question {} is over", id.0),
             Output::AnnounceLocally(announce) => format!("announces {} swarms locally", announce.info_hashes.len()),
@@ -314,6 +315,12 @@ fn place(addr: SocketAddr) -> String {
 }
 
 /// Enough of it to tell a few images apart.
+fn book(kept: &Kept) -> String {
+    let Kept { clients, downloaded, names } = kept;
+    let clients = if clients.is_empty() { String::new() } else { format!("{} clients, ", clients.len()) };
+    format!("{clients}{} counters and {} names", downloaded.len(), names.len())
+}
+
 fn hash(hash: InfoHash) -> String {
     format!("{hash}")[..8].to_owned()
 }

@@ -136,6 +136,25 @@ impl Browser {
         self.call("Emulation.setDeviceMetricsOverride", &size);
     }
 
+    /// As if the person liked pages `light` or `dark`.
+    pub(crate) fn prefers(&mut self, scheme: &str) {
+        let feature = json!({ "name": "prefers-color-scheme", "value": scheme });
+        self.call("Emulation.setEmulatedMedia", &json!({ "features": [feature] }));
+    }
+
+    /// A picture of the window, for a person to look at, if `LABMESH_TEST_PICTURES` names a folder.
+    pub(crate) fn picture(&mut self, name: &str) {
+        let Some(folder) = std::env::var_os("LABMESH_TEST_PICTURES") else { return };
+        let shot = self.call("Page.captureScreenshot", &json!({}));
+        let data = shot["data"].as_str().expect("a picture in base 64");
+        let file = std::path::Path::new(&folder).join(name);
+        let mut decoder = std::process::Command::new("base64");
+        let out = std::fs::File::create(file).expect("the folder can be written to");
+        let mut decoder = decoder.arg("-d").stdin(Stdio::piped()).stdout(out).spawn().expect("base64 of coreutils");
+        decoder.stdin.take().expect("piped").write_all(data.as_bytes()).expect("it reads");
+        assert!(decoder.wait().is_ok_and(|status| status.success()));
+    }
+
     /// Everything of that kind that has happened: the parameters of the events.
     pub(crate) fn happened(&mut self, method: &str) -> Vec<Value> {
         self.events.extend(self.from.try_iter());

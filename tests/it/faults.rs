@@ -397,10 +397,37 @@ fn poison(mut peer: RawPeer) -> u32 {
 
 // ---- disks
 
-/// A small file system in memory, gone with its value.
-struct Mount(PathBuf);
+/// A small file system, gone with its value.
+pub(crate) struct Mount(PathBuf);
 
 impl Mount {
+    /// One in a file, of a kind that can share blocks between files; `None`, and a line that says why, if it cannot be
+    /// made here.
+    pub(crate) fn with_shared_blocks(kind: &str, file: &Path, at: &Path) -> Option<Self> {
+        let skipped = |why: &str| eprintln!("SKIPPED: no {kind} can be made here: {why}");
+        if !rustix::process::geteuid().is_root() {
+            skipped("only root may mount it");
+            return None;
+        }
+        fs::File::create(file).and_then(|file| file.set_len(400 * MIB)).expect("a sparse file");
+        for (program, words) in [(format!("mkfs.{kind}"), ["-q", "-f"]), ("mount".to_owned(), ["-o", "loop"])] {
+            let mut command = Command::new(&program);
+            command.args(words).arg(file).args((program == "mount").then_some(at));
+            match command.output() {
+                Ok(output) if output.status.success() => {}
+                Ok(output) => {
+                    skipped(String::from_utf8_lossy(&output.stderr).trim());
+                    return None;
+                }
+                Err(error) => {
+                    skipped(&format!("{program}: {error}; tests/run installs it"));
+                    return None;
+                }
+            }
+        }
+        Some(Self(at.to_owned()))
+    }
+
     fn tmpfs(at: &Path, options: &str) -> Self {
         let status = Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(at).status();
         assert!(status.is_ok_and(|s| s.success()), "root may mount a tmpfs");

@@ -248,6 +248,14 @@ impl Node {
         line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number of kB") * KIB
     }
 
+    /// Bytes that it has read from files since it was started, from disk or from memory.
+    pub(crate) fn bytes_read(&self) -> u64 {
+        let pid = self.child.as_ref().expect("only a running node reads").id();
+        let counts = fs::read_to_string(format!("/proc/{pid}/io")).expect("our child's counts");
+        let line = counts.lines().find_map(|l| l.strip_prefix("rchar: ")).expect("reads are counted");
+        line.parse().expect("a number")
+    }
+
     /// Its image directory.
     pub(crate) fn cache(&self) -> PathBuf {
         self.dir.join("cache")

@@ -81,6 +81,77 @@ fn the_page_in_a_browser_follows_a_transfer_live() {
     assert_eq!(browser.value("window.same"), true);
 }
 
+/// For each piece of text that is shown: what, how much it stands out of what is behind it, its colour. A canvas says
+/// what a colour is, in whatever words the style has it; backgrounds lie over one another as they do on the screen.
+const CONTRASTS: &str = r"(() => {
+    const pen = Object.assign(document.createElement('canvas'), { width: 1, height: 1 })
+        .getContext('2d', { willReadFrequently: true });
+    const over = (colours) => {
+        pen.clearRect(0, 0, 1, 1);
+        for (const colour of colours) { pen.fillStyle = colour; pen.fillRect(0, 0, 1, 1); }
+        return [...pen.getImageData(0, 0, 1, 1).data].slice(0, 3);
+    };
+    const light = (rgb) => {
+        const [r, g, b] = rgb.map((c) => c / 255).map((c) => c <= .04045 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4);
+        return .2126 * r + .7152 * g + .0722 * b;
+    };
+    const found = [];
+    const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    while (walk.nextNode()) {
+        const text = walk.currentNode.textContent.trim(), element = walk.currentNode.parentElement;
+        const box = element.getBoundingClientRect();
+        // What stands in a bar is for browsers that know none.
+        if (!text || element.matches('progress') || !element.checkVisibility({ visibilityProperty: true }) || box.width < 2 || box.height < 2) continue;
+        const behind = [];
+        for (let e = element; e; e = e.parentElement) behind.unshift(getComputedStyle(e).backgroundColor);
+        behind.unshift('Canvas');
+        const [paper, ink] = [over(behind), over([...behind, getComputedStyle(element).color])];
+        const [a, b] = [light(paper), light(ink)].sort((a, b) => a - b);
+        found.push([text, (b + .05) / (a + .05), ink.join(), paper.join()]);
+    }
+    return found;
+})()";
+
+/// Every piece of text of the page, readable by WCAG 2.1, 1.4.3; the colours of the page's text and paper.
+#[track_caller]
+fn readable(browser: &mut Browser, scheme: &str, state: &str) -> (Value, Value) {
+    browser.prefers(scheme);
+    browser.until(LONG, &format!("matchMedia('(prefers-color-scheme: {scheme})').matches"), &json!(true));
+    browser.picture(&format!("{state}-{scheme}.png"));
+    let found = browser.value(CONTRASTS);
+    let found = found.as_array().expect("a list");
+    assert!(found.len() > 40, "a page with so little text was not looked at: {found:?}");
+    let faint: Vec<&Value> = found.iter().filter(|text| text[1].as_f64().is_none_or(|ratio| ratio < 4.5)).collect();
+    assert!(faint.is_empty(), "{scheme}, {state}: {faint:?}");
+    let of_body = |what: &str| format!("getComputedStyle(document.body).{what}");
+    (browser.value(&of_body("color")), browser.value(&of_body("backgroundColor")))
+}
+
+/// Light and dark, before, while and after an image is fetched, and when a node is gone.
+#[test]
+fn the_page_is_readable_in_the_light_and_in_the_dark() {
+    let Some(mut room) = Room::open() else { return };
+    let Some(mut browser) = Browser::open(room.lab.host(2), true) else { return };
+    browser.resize(1280, 1000, false);
+    browser.visit(&room.url);
+    browser.until(LONG, "document.documentElement.dataset.link", &json!("live"));
+    let both = |browser: &mut Browser, state: &str| {
+        let [light, dark] = ["light", "dark"].map(|scheme| readable(browser, scheme, state));
+        assert!(light.0 != dark.0 && light.1 != dark.1, "{light:?} and {dark:?} are not two schemes");
+    };
+    browser.until(LONG, &text_of("#room li:nth-child(2) strong"), &json!("has it not"));
+    both(&mut browser, "before");
+    let mut getting = room.nodes[1].get(HOSTILE, &[]);
+    browser.until(LONG, "(document.querySelector('#now > progress')?.value ?? 0) > 200", &json!(true));
+    both(&mut browser, "fetching");
+    getting.completes(LONG);
+    browser.until(LONG, &text_of("h1"), &json!(format!("All 2 PCs have {HOSTILE}")));
+    both(&mut browser, "after");
+    room.nodes[1].kill_9();
+    browser.until(LONG, "document.querySelector('#room li.away') !== null", &json!(true));
+    both(&mut browser, "gone");
+}
+
 #[test]
 fn the_page_without_javascript_is_loaded_again_and_again() {
     let Some(room) = Room::open() else { return };

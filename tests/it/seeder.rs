@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::clients::{Aria2, Client, Libtorrent, installed, spawn};
+use crate::faults::Mount;
 use crate::foreign::{libtorrent_hash, mktorrent};
 use crate::harness::{
     HTTP_PORT, MIB, Node, PEER_PORT, Program, escaped, http_get, one_master, random_file, same_bytes, scratch, stays,
@@ -90,6 +91,85 @@ pub(crate) fn strangers_file(dir: &Path, name: &str, trackers: &[String]) -> (Pa
 
 pub(crate) fn tools() -> bool {
     Libtorrent.installed() && Aria2.installed() && installed("mktorrent", &["-h"]) && opentracker_installed()
+}
+
+/// Goal: an image that is put elsewhere takes its space once and is nobody else's. Method: a file system of that kind,
+/// its free blocks before and after, and a write into what was put out.
+fn takes_its_space_once_on(kind: &str, n: u8) {
+    const SPACE: u64 = 48 * MIB;
+    let dir = scratch();
+    let mesh = format!("on-{kind}");
+    let mut node = Node::prepare(&Host::loopback(n), dir.path(), "keeper", &["--mesh", &mesh]);
+    let Some(_mount) = Mount::with_shared_blocks(kind, &dir.path().join("disk"), &node.cache()) else { return };
+    let image = dir.path().join("large.img");
+    random_file(&image, SPACE, 4);
+    node.restart();
+    node.add(&image);
+    let free = || {
+        rustix::fs::sync();
+        let space = rustix::fs::statvfs(node.cache()).expect("it is mounted");
+        space.f_bfree * space.f_frsize
+    };
+    let before = free();
+    let out = node.file("put out.bin");
+    node.cli(&["get", "large.img", "-o", out.to_str().expect("UTF-8")]).good();
+    let taken = before.saturating_sub(free());
+    println!("{kind}: {} KiB taken for a second file of {} MiB", taken / 1024, SPACE / MIB);
+    assert!(taken < SPACE / 8, "{taken} bytes taken on {kind}");
+    assert!(same_bytes(&image, &out));
+    let numbers = [&out, &node.file("large.img")].map(|file| fs::metadata(file).expect("it is there").ino());
+    assert_ne!(numbers[0], numbers[1], "two names of one file would change together");
+    fs::write(&out, b"somebody's work").expect("it is theirs");
+    assert!(same_bytes(&image, &node.file("large.img")));
+    assert!(node.stop().success());
+}
+
+#[test]
+fn an_image_takes_its_space_once_on_btrfs() {
+    takes_its_space_once_on("btrfs", 79);
+}
+
+#[test]
+fn an_image_takes_its_space_once_on_xfs() {
+    takes_its_space_once_on("xfs", 80);
+}
+
+/// Goal: sizes and times tell that an image is the one that its torrent was made of, so that a start reads none of it.
+/// Method: what the process has read, once it has looked at all of them twice.
+#[test]
+fn five_hundred_unchanged_images_are_not_read_again_at_a_start() {
+    const IMAGES: u64 = 500;
+    let dir = scratch();
+    let mut node = Node::prepare(&Host::loopback(78), dir.path(), "keeper", &["--mesh", "five-hundred"]);
+    for n in 0..IMAGES {
+        random_file(&node.file(&format!("image {n}.img")), MIB, n);
+    }
+    let offered = |node: &Node| {
+        wait_for(LONG, "all images to be offered", || {
+            let rows = node.json(&["ls"]);
+            let here = rows.as_array()?.iter().filter(|row| row["here"] == true);
+            let hashes: Vec<String> = here.map(|row| format!("{} {}", row["name"], row["info_hash"])).collect();
+            (hashes.len() as u64 == IMAGES).then_some(hashes)
+        })
+    };
+    node.restart();
+    let before = offered(&node);
+    let sums = || (0..IMAGES).filter(|n| node.file(&format!("image {n}.img.full.sum")).exists()).count() as u64;
+    wait_for(LONG, "all sums to be there", || (sums() == IMAGES).then_some(()));
+    assert!(node.bytes_read() > IMAGES * MIB, "reads are counted");
+    assert!(node.stop().success());
+    let times = |node: &Node| {
+        let about = |n| fs::metadata(node.file(&format!("image {n}.img.torrent"))).expect("a sidecar").mtime_nsec();
+        (0..IMAGES).map(about).collect::<Vec<_>>()
+    };
+    let written = times(&node);
+    node.restart();
+    assert_eq!(offered(&node), before);
+    node.cli(&["rescan"]).good();
+    let read = node.bytes_read();
+    println!("{} KiB read for {IMAGES} images of 1 MiB", read / 1024);
+    assert!(read < IMAGES * 8 * 1024, "{read} bytes read for {IMAGES} images that did not change");
+    assert_eq!(times(&node), written, "no torrent was written again");
 }
 
 fn opentracker_installed() -> bool {

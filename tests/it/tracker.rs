@@ -4,11 +4,11 @@
 //! [`crate::foreign`].
 
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use crate::harness::{HTTP_PORT, Node, connect_from, http_get, labmesh, one_master, random_file, scratch, wait_for};
-use crate::lab::Host;
+use crate::lab::{Host, Lab, Link};
 
 const HASH: [u8; 20] = *b"a torrent of nobody!";
 /// More than any answer takes here.
@@ -24,13 +24,23 @@ fn announce(port: u16, more: &str) -> String {
 
 /// The compact peers of an answer; its reason if it is a refusal.
 pub(crate) fn peers(body: &[u8]) -> Vec<SocketAddrV4> {
-    let key = b"5:peers";
+    let addr = |p: &[u8]| SocketAddrV4::new(Ipv4Addr::new(p[0], p[1], p[2], p[3]), u16::from_be_bytes([p[4], p[5]]));
+    bytes_of(body, b"5:peers").chunks(6).map(addr).collect()
+}
+
+/// One of 18 bytes (BEP 7).
+fn peer6(bytes: &[u8]) -> SocketAddr {
+    let (ip, port) = bytes.split_first_chunk::<16>().expect("an address");
+    SocketAddr::new(Ipv6Addr::from(*ip).into(), u16::from_be_bytes(port.try_into().expect("a port")))
+}
+
+/// The byte string behind a key, which the answer has.
+fn bytes_of<'b>(body: &'b [u8], key: &[u8]) -> &'b [u8] {
     let at = body.windows(key.len()).position(|w| w == key).unwrap_or_else(|| panic!("{}", body.escape_ascii()));
     let rest = &body[at + key.len()..];
     let colon = rest.iter().position(|b| *b == b':').expect("a byte string");
     let len: usize = std::str::from_utf8(&rest[..colon]).expect("digits").parse().expect("a length");
-    let addr = |p: &[u8]| SocketAddrV4::new(Ipv4Addr::new(p[0], p[1], p[2], p[3]), u16::from_be_bytes([p[4], p[5]]));
-    rest[colon + 1..][..len].chunks(6).map(addr).collect()
+    &rest[colon + 1..][..len]
 }
 
 fn count(haystack: &[u8], needle: &[u8]) -> usize {
@@ -130,21 +140,92 @@ fn counters_and_names_outlive_a_kill_and_a_restart() {
 
     let kept = dir.path().join("pc01/state/tracker");
     let line = format!("{hash} 1 700000000 Debian 13.iso\n");
-    wait_for(SOON, "the counters to be kept", || (std::fs::read_to_string(&kept).ok()? == line).then_some(()));
+    wait_for(SOON, "the counters to be kept", || std::fs::read_to_string(&kept).ok()?.starts_with(&line).then_some(()));
     node.kill_9();
     node.restart();
-    let entry = b"d8:completei0e10:downloadedi1e10:incompletei0e4:name13:Debian 13.isoe";
+    let entry = b"d8:completei1e10:downloadedi1e10:incompletei0e4:name13:Debian 13.isoe";
     for path in [format!("/scrape?info_hash={}", quoted(&HASH)), "/scrape".to_owned()] {
         let (code, body) = http_get(&host, to, &path);
         assert!(code == 200 && count(&body, entry) == 1, "{path}: {}", body.escape_ascii());
     }
     let (_, page) = node.page("/");
     assert_eq!(count(&page, b"<bdi>Debian 13.iso</bdi>"), 1);
-    // A clean end keeps what a second has not.
+    // The same client counts once, over the restart too; a clean end keeps what a second has not.
     http_get(&host, to, &format!("{left_0}&event=completed"));
+    http_get(&host, to, &format!("{left_0}&event=completed").replace("6881", "6882"));
     assert!(node.stop().success());
     let kept = std::fs::read_to_string(&kept).expect("it is kept");
-    assert_eq!(kept, line.replace(" 1 7", " 2 7"));
+    assert!(kept.starts_with(&line.replace(" 1 7", " 2 7")), "{kept}");
+}
+
+/// Who announces next to a tracker that was killed is told of the others, and what `/scrape` counts is what it counted.
+#[test]
+fn clients_outlive_a_kill_and_a_restart() {
+    let dir = scratch();
+    let host = Host::loopback(77);
+    let mut node = Node::start(&host, dir.path(), "pc01", &["--mesh", "clients", "--open-tracker"]);
+    let to = SocketAddr::new(host.addr(), HTTP_PORT);
+    let left_0 = announce(7001, "&event=completed").replace("left=5", "left=0");
+    for path in [left_0, announce(7002, "&event=started"), announce(7003, "&event=started")] {
+        assert_eq!(http_get(&host, to, &path).0, 200);
+    }
+    let scrape = || http_get(&host, to, "/scrape").1;
+    let before = scrape();
+    assert_eq!(count(&before, b"d8:completei1e10:downloadedi1e10:incompletei2ee"), 1, "{}", before.escape_ascii());
+    let kept = dir.path().join("pc01/state/tracker");
+    let clients = |text: String| text.lines().filter(|line| line.starts_with("client ")).count();
+    wait_for(SOON, "the clients to be kept", || (clients(std::fs::read_to_string(&kept).ok()?) == 3).then_some(()));
+    node.kill_9();
+    node.restart();
+    assert_eq!(scrape().escape_ascii().to_string(), before.escape_ascii().to_string());
+    let told = peers(&http_get(&host, to, &announce(7003, "")).1);
+    assert_eq!(told.iter().map(SocketAddrV4::port).collect::<Vec<_>>(), [7001, 7002]);
+}
+
+/// Over HTTP everybody is told to everybody; over UDP a client is told those of its own family (BEP 15).
+#[test]
+fn clients_with_ipv6_addresses_are_told_and_told_of() {
+    let Some(lab) = Lab::open(1, Link::Unshaped) else { return };
+    let dir = scratch();
+    let host = lab.host(0);
+    let node = Node::start(host, dir.path(), "pc01", &["--open-tracker"]);
+    let local = SocketAddr::new(Ipv6Addr::LOCALHOST.into(), HTTP_PORT);
+    let own = SocketAddr::new(host.addr(), HTTP_PORT);
+    for port in [7001, 7002] {
+        assert_eq!(http_get(host, local, &announce(port, "")).0, 200);
+    }
+    let place = |port: u16| SocketAddr::new(Ipv6Addr::LOCALHOST.into(), port);
+    let (_, first) = http_get(host, own, &announce(7003, ""));
+    let told: Vec<SocketAddr> = bytes_of(&first, b"6:peers6").chunks(18).map(peer6).collect();
+    assert_eq!((told, peers(&first)), (vec![place(7001), place(7002)], vec![]));
+    let (_, second) = http_get(host, local, &announce(7001, ""));
+    let told: Vec<SocketAddr> = bytes_of(&second, b"6:peers6").chunks(18).map(peer6).collect();
+    assert_eq!((told, peers(&second).len()), (vec![place(7002)], 1));
+    let (_, long) = http_get(host, local, &announce(7001, "").replace("compact=1", "compact=0"));
+    assert_eq!(count(&long, b"2:ip3:::1"), 1, "{}", long.escape_ascii());
+
+    let answer = host.enter(|| {
+        let socket = UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).expect("a free port");
+        socket.connect(local).expect("the address is ours");
+        socket.set_read_timeout(Some(SOON)).expect("a socket takes a timeout");
+        let mut answer = [0; 2048];
+        let mut ask = |question: &[u8]| {
+            socket.send(question).expect("the node listens");
+            let len = socket.recv(&mut answer).expect("an answer");
+            answer[..len].to_vec()
+        };
+        let connect = [&0x0417_2710_1980_u64.to_be_bytes()[..], &[0, 0, 0, 0, 0, 0, 0, 7]].concat();
+        let connected = ask(&connect);
+        let ids = [&HASH[..], b"-XX0001-abcdefghijkl"].concat();
+        let numbers = [[0; 8], 5_u64.to_be_bytes(), [0; 8]].concat();
+        let rest = [&[0; 12][..], &(-1_i32).to_be_bytes(), &7004_u16.to_be_bytes()].concat();
+        ask(&[&connected[8..16], &[0, 0, 0, 1, 0, 0, 0, 8], &ids, &numbers, &rest].concat())
+    });
+    assert_eq!(answer[..8], [0, 0, 0, 1, 0, 0, 0, 8], "it answers the announce: {}", answer.escape_ascii());
+    let told: Vec<SocketAddr> = answer[20..].chunks(18).map(peer6).collect();
+    assert_eq!(told, [place(7001), place(7002)]);
+    let (_, scraped) = node.page("/scrape");
+    assert_eq!(count(&scraped, b"10:incompletei4e"), 1, "{}", scraped.escape_ascii());
 }
 
 #[test]

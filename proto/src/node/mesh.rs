@@ -102,7 +102,7 @@ impl Node {
             Input::Probed { info_hash, addr, reachable } => {
                 self.tracker.handle_input(now, tracker::Input::Probed { info_hash, addr, reachable });
             }
-            Input::Saved(book) => self.tracker.handle_input(now, tracker::Input::Replica(book)),
+            Input::Saved(kept) => self.tracker.handle_input(now, tracker::Input::Kept(kept)),
             Input::TrackerSaid { id, result } => {
                 self.announcer.handle_input(now, announcer::Input::Said { id, result });
             }
@@ -545,7 +545,7 @@ impl Node {
                     deputies.into_iter().for_each(|to| self.send(to, Message::Book(book.clone())));
                 }
             }
-            tracker::Output::Save(book) => self.outputs.push_back(Output::SaveBook(book)),
+            tracker::Output::Save(kept) => self.outputs.push_back(Output::SaveBook(kept)),
         }
     }
 

@@ -6,7 +6,9 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
+use super::keeping::KeptClient;
 use crate::config::{BOOK_PEERS_MAX, BOOK_PEERS_PER_ADDRESS};
 use crate::id::{InfoHash, PeerId, Time};
 use crate::wire::control::{ForeignPeer, ForeignRefused};
@@ -56,8 +58,8 @@ pub(super) struct Client {
     pub(super) left: u64,
     pub(super) uploaded: u64,
     pub(super) downloaded: u64,
-    /// When it announced last.
-    pub(super) seen: Time,
+    /// When it is forgotten if it stays silent.
+    pub(super) until: Time,
 }
 
 impl Client {
@@ -71,6 +73,17 @@ impl Client {
 
     pub(super) fn complete(&self) -> bool {
         self.left == 0
+    }
+
+    fn peer(&self, info_hash: InfoHash) -> ForeignPeer {
+        ForeignPeer {
+            info_hash,
+            addr: self.addr(),
+            peer_id: self.peer_id.0,
+            left: self.left,
+            uploaded: self.uploaded,
+            downloaded: self.downloaded,
+        }
     }
 
     fn list(&self) -> usize {
@@ -162,13 +175,14 @@ impl Clients {
         (slot.list() != HIDDEN).then(|| (slot.list() == SEEDS, slot.at()))
     }
 
-    /// A client announces and stays. It is looked at up to `checks` times before it is handed out; 0 = at once.
+    /// A client announces and stays, silent `until` then at most. It is looked at up to `checks` times before it is
+    /// handed out; 0 = at once.
     ///
     /// # Errors
     /// If it is new, and this image or its address has too many.
     pub(super) fn announce(
         &mut self,
-        now: Time,
+        until: Time,
         peer: &ForeignPeer,
         completed: bool,
         checks: u8,
@@ -191,7 +205,7 @@ impl Clients {
                 left: peer.left,
                 uploaded: peer.uploaded,
                 downloaded: peer.downloaded,
-                seen: now,
+                until,
             };
             self.complete += u32::from(client.complete());
             self.push(client);
@@ -201,7 +215,7 @@ impl Clients {
         let (was_complete, was_counted) = (client.complete(), client.counted);
         client.peer_id = PeerId(peer.peer_id);
         (client.left, client.uploaded, client.downloaded) = (peer.left, peer.uploaded, peer.downloaded);
-        client.seen = now;
+        client.until = until;
         client.counted |= completed;
         let probe = matches!(client.reach, Reach::Tried(tries) if tries < checks);
         if let (Reach::Tried(tries), true) = (client.reach, probe) {
@@ -216,6 +230,19 @@ impl Clients {
         }
         let shown = flipped && slot.list() != HIDDEN;
         Ok(Visited { joined: false, shown, completed: !was_counted && is_counted, probe })
+    }
+
+    /// A client that an earlier life of this node kept. One that was not found then is looked at again when it
+    /// announces.
+    ///
+    /// # Errors
+    /// If this image or its address has too many.
+    pub(super) fn restore(&mut self, until: Time, kept: &KeptClient, checks: u8) -> Result<(), ForeignRefused> {
+        let checks = if kept.shown { 0 } else { checks };
+        if self.announce(until, &kept.peer, kept.counted, checks)?.probe {
+            self.probed(kept.peer.addr, false);
+        }
+        Ok(())
     }
 
     /// Somebody looked at a client's port; whether it may be handed out since.
@@ -282,20 +309,23 @@ impl Clients {
         gone.len()
     }
 
-    /// All of them have been heard now.
-    pub(super) fn touch(&mut self, now: Time) {
-        self.lists.iter_mut().flatten().for_each(|client| client.seen = now);
+    /// All of them may be silent `until` then.
+    pub(super) fn touch(&mut self, until: Time) {
+        self.lists.iter_mut().flatten().for_each(|client| client.until = until);
     }
 
     /// Those that may be handed out, as deputies keep them.
     pub(super) fn replica(&self, info_hash: InfoHash) -> impl Iterator<Item = ForeignPeer> {
-        self.seeds().iter().chain(self.leechers()).map(move |client| ForeignPeer {
-            info_hash,
-            addr: client.addr(),
-            peer_id: client.peer_id.0,
-            left: client.left,
-            uploaded: client.uploaded,
-            downloaded: client.downloaded,
+        self.seeds().iter().chain(self.leechers()).map(move |client| client.peer(info_hash))
+    }
+
+    /// Everybody, for the next life of this node; who is silent for `expiry` is forgotten.
+    pub(super) fn kept(&self, now: Time, expiry: Duration, info_hash: InfoHash) -> impl Iterator<Item = KeptClient> {
+        self.iter().map(move |client| KeptClient {
+            peer: client.peer(info_hash),
+            silent: expiry.saturating_sub(client.until.since(now)),
+            counted: client.counted,
+            shown: client.list() != HIDDEN,
         })
     }
 }

@@ -1,29 +1,64 @@
-//! What outlives swarms and masters: replicas for deputies, counters and names for the next start; and who has been
+//! What outlives swarms and masters: replicas for deputies, the master's whole book for its next start; and who has been
 //! silent for too long.
 //!
+//! Rule: a client that was kept is forgotten when it would have been if this node had run all the time; the clients of a
+//! replica have the whole silence before them, since nobody says when they announced.
+//!
 //! Not here: what a replica and an entry of the ledger look like (`wire::control`, [`super::ledger`]).
+
+use std::time::Duration;
 
 use super::ledger::Whose;
 use super::swarm::{Change, Swarm};
 use super::{Output, Tracker};
 use crate::config::{
-    ANNOUNCE_EXPIRY, BOOK_CLIENTS_MAX, BOOK_REPLICA_CLIENTS, BOOK_REPLICATE_EVERY, BOOK_SAVE_EVERY, BOOK_SWEEP_AGAIN,
-    BOOK_SWEEP_EVERY, BOOK_SWEEP_MAX,
+    ANNOUNCE_EXPIRY, BOOK_CLIENTS_MAX, BOOK_KEPT_CLIENTS, BOOK_REPLICA_CLIENTS, BOOK_REPLICATE_EVERY, BOOK_SAVE_EVERY,
+    BOOK_SWEEP_AGAIN, BOOK_SWEEP_EVERY, BOOK_SWEEP_MAX,
 };
 use crate::id::{InfoHash, Time};
-use crate::wire::control::{BookReplica, RegisteredName};
+use crate::wire::control::{BookReplica, ForeignPeer, RegisteredName};
+
+/// What the next life of a node should know of its book.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Kept {
+    /// The foreign clients, if this node is master.
+    pub clients: Vec<KeptClient>,
+    /// How often each image was completed.
+    pub downloaded: Vec<(InfoHash, u64)>,
+    /// What people call torrents that are not in the catalogue.
+    pub names: Vec<RegisteredName>,
+}
+
+/// A foreign client, as it is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct KeptClient {
+    /// What it announced.
+    pub peer: ForeignPeer,
+    /// How long ago.
+    pub silent: Duration,
+    /// It has said `completed`, which counts once.
+    pub counted: bool,
+    /// It may be handed out.
+    pub shown: bool,
+}
 
 impl Tracker {
     /// What announces alone would not restore: some of the clients, and all of what is kept.
     pub fn replica(&self) -> BookReplica {
         let clients = self.swarms.iter().flat_map(|(hash, swarm)| swarm.clients.replica(*hash));
-        BookReplica { peers: clients.take(BOOK_REPLICA_CLIENTS).collect(), ..self.kept() }
+        BookReplica {
+            peers: clients.take(BOOK_REPLICA_CLIENTS).collect(),
+            downloaded: self.ledger.counters().collect(),
+            names: self.ledger.names().collect(),
+        }
     }
 
-    /// What the next start should know.
-    pub(super) fn kept(&self) -> BookReplica {
-        BookReplica {
-            peers: Vec::new(),
+    /// What the next start should know. Only a master hears clients.
+    pub(super) fn kept(&self, now: Time) -> Kept {
+        let swarms = self.swarms.iter().filter(|_| self.master);
+        let clients = swarms.flat_map(|(hash, swarm)| swarm.clients.kept(now, self.config.expiry, *hash));
+        Kept {
+            clients: clients.take(BOOK_KEPT_CLIENTS).collect(),
             downloaded: self.ledger.counters().collect(),
             names: self.ledger.names().collect(),
         }
@@ -55,7 +90,39 @@ impl Tracker {
     }
 
     pub(super) fn save_soon(&mut self, now: Time) {
-        self.save_at = self.save_at.or(Some(now + BOOK_SAVE_EVERY));
+        self.save_by(now + BOOK_SAVE_EVERY);
+    }
+
+    /// A client came, left or announced. A large book is kept more seldom: what it costs a second is bounded.
+    pub(super) fn save_clients_soon(&mut self, now: Time) {
+        if self.master {
+            self.save_by(now + BOOK_SAVE_EVERY * (1 + (self.clients / 1024) as u32));
+        }
+    }
+
+    fn save_by(&mut self, at: Time) {
+        self.save_at = Some(self.save_at.map_or(at, |earlier| earlier.min(at)));
+    }
+
+    /// This node has just been started again.
+    pub(super) fn restore(&mut self, now: Time, kept: Kept) {
+        for (info_hash, downloaded) in kept.downloaded {
+            self.know_downloads(now, info_hash, downloaded);
+        }
+        for name in kept.names {
+            self.register(now, name);
+        }
+        let (expiry, checks) = (self.config.expiry, self.config.nat_check);
+        for client in kept.clients.iter().take(BOOK_KEPT_CLIENTS).filter(|client| client.silent < expiry) {
+            let (info_hash, addr) = (client.peer.info_hash, client.peer.addr);
+            let until = now + (expiry - client.silent);
+            let Some(swarm) = self.swarm(info_hash) else { continue };
+            if swarm.clients.get(&addr.into()).is_none() && swarm.clients.restore(until, client, checks).is_ok() {
+                self.clients += 1;
+            }
+            self.forget_if_idle(info_hash);
+        }
+        self.ages_known = true;
     }
 
     // ---- masters come and go
@@ -74,6 +141,7 @@ impl Tracker {
                 swarm.clients.retain(usize::MAX, |_| false);
             }
             self.clients = 0;
+            self.ages_known = false;
         }
         for (info_hash, downloaded) in replica.downloaded {
             self.know_downloads(now, info_hash, downloaded);
@@ -81,6 +149,7 @@ impl Tracker {
         for name in replica.names {
             self.register(now, name);
         }
+        let until = now + self.config.expiry;
         for peer in &replica.peers {
             let full = self.clients >= BOOK_CLIENTS_MAX;
             let Some(swarm) = self.swarm(peer.info_hash) else { continue };
@@ -90,7 +159,7 @@ impl Tracker {
             }
             // The other master has found it there. A client beyond the limits of one image or one address is left out,
             // as it would be by its announce.
-            if swarm.clients.announce(now, peer, false, 0).is_ok() {
+            if swarm.clients.announce(until, peer, false, 0).is_ok() {
                 self.clients += 1;
                 self.changed(now, peer.info_hash, Change { regroup: true, completed: false });
             }
@@ -103,8 +172,10 @@ impl Tracker {
 
     pub(super) fn become_master(&mut self, now: Time) {
         self.master = true;
-        for swarm in self.swarms.values_mut() {
-            swarm.clients.touch(now);
+        if !std::mem::take(&mut self.ages_known) {
+            for swarm in self.swarms.values_mut() {
+                swarm.clients.touch(now + self.config.expiry);
+            }
         }
         self.sweep_at = (self.clients > 0).then_some(now + BOOK_SWEEP_EVERY);
         self.replicate_soon(now);
@@ -125,12 +196,11 @@ impl Tracker {
 
     pub(super) fn sweep(&mut self, now: Time) {
         let swarms: Vec<InfoHash> = self.swarms.keys().copied().collect();
-        let expiry = self.config.expiry;
         let mut most = BOOK_SWEEP_MAX;
         for info_hash in swarms {
             let Some(swarm) = self.swarms.get_mut(&info_hash) else { continue };
             let left = swarm.retain_nodes(|peer| now.since(peer.seen) < ANNOUNCE_EXPIRY);
-            let gone = swarm.clients.retain(most, |client| now.since(client.seen) < expiry);
+            let gone = swarm.clients.retain(most, |client| now < client.until);
             most -= gone;
             if left {
                 self.changed(now, info_hash, Change { regroup: true, completed: false });

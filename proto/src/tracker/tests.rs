@@ -6,6 +6,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::foreign::{pass_on, passed_back};
+use super::keeping::KeptClient;
 use super::*;
 use crate::config::{
     ANNOUNCE_EXPIRY, ANNOUNCE_INTERVAL, BOOK_PEERS_MAX, BOOK_PEERS_PER_ADDRESS, BOOK_REPLICA_CLIENTS,
@@ -811,7 +812,7 @@ fn who_is_master_no_more_forgets_our_nodes_and_tells_nobody_anything() {
     desk.input(Input::LostMastership);
     desk.outputs.clear();
     desk.advance(Duration::from_secs(600));
-    assert_eq!(desk.outputs, []);
+    assert_eq!(desk.outputs, [Output::Save(Kept::default())], "the clients are somebody else's now");
     desk.check_counts(0, 1, 0);
 }
 
@@ -827,8 +828,111 @@ fn a_node_in_many_swarms_leaves_all_of_them() {
 
 // ---- what outlives the swarms
 
-fn saved(desk: &Desk) -> Vec<&BookReplica> {
-    desk.outputs.iter().filter_map(|output| if let Output::Save(book) = output { Some(book) } else { None }).collect()
+fn saved(desk: &Desk) -> Vec<&Kept> {
+    desk.outputs.iter().filter_map(|output| if let Output::Save(kept) = output { Some(kept) } else { None }).collect()
+}
+
+/// The next life of that master, which was away for so long.
+fn next_life(desk: &Desk, kept: Kept, away: Duration) -> Desk {
+    let clients = kept.clients.into_iter().map(|c| KeptClient { silent: c.silent + away, ..c }).collect();
+    let mut next = Desk::with(desk.tracker.config);
+    next.input(Input::Kept(Kept { clients, ..kept }));
+    next.input(Input::BecameMaster);
+    next.input(Input::Tracked { info_hash: IMAGE, downloaded: 0 });
+    next
+}
+
+#[test]
+fn clients_outlive_a_restart_and_are_forgotten_when_they_would_have_been_without_it() {
+    const AWAY: Duration = Duration::from_secs(40);
+    let mut desk = Desk::new();
+    desk.ask(client("10.0.9.9:1", 0, AnnounceEvent::Completed)).unwrap();
+    desk.advance(Duration::from_secs(30));
+    desk.ask(client("10.0.9.9:2", 5, AnnounceEvent::Started)).unwrap();
+    desk.ask(client("[fd00::9]:3", 5, AnnounceEvent::Started)).unwrap();
+    desk.advance(BOOK_SAVE_EVERY);
+    let kept = (*saved(&desk).last().unwrap()).clone();
+    assert_eq!(kept.clients.len(), 3);
+
+    let mut next = next_life(&desk, kept.clone(), AWAY);
+    next.check_counts(1, 2, 1);
+    let told = next.ask(client("10.0.9.9:2", 5, AnnounceEvent::None)).unwrap();
+    assert_eq!(told.peers.iter().map(|peer| peer.addr.port()).collect::<Vec<_>>(), [1, 3], "seeds first");
+    next.ask(client("10.0.9.9:1", 0, AnnounceEvent::Completed)).unwrap();
+    next.check_counts(1, 2, 1);
+    // One more silence for those that announced; the third has been silent for 45 s already.
+    next.advance(ANNOUNCE_EXPIRY - AWAY - BOOK_SAVE_EVERY - Duration::from_secs(1));
+    next.check_counts(1, 2, 1);
+    next.advance(Duration::from_secs(1) + BOOK_SWEEP_EVERY);
+    next.check_counts(1, 1, 1);
+
+    for (away, complete, incomplete) in [(60, 0, 2), (90, 0, 0), (u64::MAX / 2, 0, 0)] {
+        next_life(&desk, kept.clone(), Duration::from_secs(away)).check_counts(complete, incomplete, 1);
+    }
+}
+
+#[test]
+fn what_is_kept_fills_no_more_than_announces_could() {
+    let mut desk = Desk::with(TrackerConfig { open: true, ..TrackerConfig::default() });
+    desk.input(Input::BecameMaster);
+    let peer = |n: usize| ForeignPeer {
+        info_hash: IMAGE,
+        addr: SocketAddr::from(([10, 0, 9, 9], n as u16)),
+        peer_id: [b'c'; 20],
+        left: 5,
+        uploaded: 0,
+        downloaded: 0,
+    };
+    let client = |n| KeptClient { peer: peer(n), silent: Duration::ZERO, counted: false, shown: true };
+    // Twice the same, more than one address may have, and one that listens nowhere.
+    let clients = [0, 1, 1].into_iter().chain(2..BOOK_PEERS_PER_ADDRESS + 9).map(client).collect();
+    let next = next_life(&desk, Kept { clients, ..Kept::default() }, Duration::ZERO);
+    next.check_counts(0, BOOK_PEERS_PER_ADDRESS as u32, 0);
+    assert_eq!(next.tracker.replica().peers.len(), BOOK_PEERS_PER_ADDRESS - 1);
+    // The image went while this node was away.
+    let gone = Kept { clients: vec![client(1)], ..Kept::default() };
+    let mut next = Desk::with(TrackerConfig::default());
+    next.input(Input::Kept(gone));
+    next.input(Input::BecameMaster);
+    assert_eq!(next.tracker.scrape(&IMAGE), None);
+    next.advance(ANNOUNCE_EXPIRY + BOOK_SWEEP_EVERY);
+    assert_eq!((next.tracker.clients, next.tracker.swarms.len()), (0, 0));
+}
+
+#[test]
+fn who_was_not_found_before_a_restart_is_handed_to_nobody_after_it() {
+    let mut desk = Desk::checking();
+    desk.ask(client("10.0.9.9:1", 5, AnnounceEvent::Started)).unwrap();
+    desk.ask(client("10.0.9.9:2", 5, AnnounceEvent::Started)).unwrap();
+    desk.input(Input::Probed { info_hash: IMAGE, addr: "10.0.9.9:1".parse().unwrap(), reachable: true });
+    desk.advance(BOOK_SAVE_EVERY);
+    let mut next = next_life(&desk, saved(&desk)[0].clone(), Duration::ZERO);
+    next.check_counts(0, 2, 0);
+    let told = next.ask(client("10.0.9.8:1", 5, AnnounceEvent::Started)).unwrap();
+    assert_eq!(told.peers.iter().map(|peer| peer.addr.port()).collect::<Vec<_>>(), [1]);
+    let before = probes(&next);
+    next.ask(client("10.0.9.9:1", 5, AnnounceEvent::None)).unwrap();
+    assert_eq!(probes(&next), before);
+    next.ask(client("10.0.9.9:2", 5, AnnounceEvent::None)).unwrap();
+    assert_eq!(probes(&next), before + 1, "it is looked at again");
+}
+
+#[test]
+fn a_follower_keeps_no_clients_and_a_replica_has_its_whole_silence_before_it() {
+    let mut old = Desk::new();
+    old.ask(client("10.0.9.9:1", 0, AnnounceEvent::Completed)).unwrap();
+    old.advance(BOOK_SAVE_EVERY);
+    let kept = saved(&old)[0].clone();
+    let old_client = KeptClient { silent: ANNOUNCE_EXPIRY - Duration::from_secs(1), ..kept.clients[0] };
+    let mut deputy = Desk::replica();
+    deputy.input(Input::Kept(Kept { clients: vec![old_client], ..kept }));
+    deputy.advance(BOOK_SAVE_EVERY);
+    assert_eq!((saved(&deputy)[0].clients.len(), &saved(&deputy)[0].downloaded[..]), (0, &[(IMAGE, 1)][..]));
+    deputy.input(Input::Replica(old.tracker.replica()));
+    deputy.advance(ANNOUNCE_EXPIRY);
+    deputy.input(Input::BecameMaster);
+    deputy.advance(ANNOUNCE_EXPIRY - BOOK_SWEEP_EVERY);
+    deputy.check_counts(1, 0, 1);
 }
 
 #[test]
@@ -839,7 +943,7 @@ fn counters_are_saved_soon_after_they_changed_and_known_to_the_next_life() {
     assert_eq!(saved(&desk).len(), 0);
     desk.advance(BOOK_SAVE_EVERY);
     let book = saved(&desk)[0].clone();
-    assert_eq!((book.peers.len(), &book.downloaded[..]), (0, &[(IMAGE, 2)][..]));
+    assert_eq!(book.downloaded, [(IMAGE, 2)]);
     desk.advance(10 * BOOK_SAVE_EVERY);
     desk.input(Input::Shutdown);
     assert_eq!(saved(&desk).len(), 1, "nothing changed since");
@@ -847,10 +951,7 @@ fn counters_are_saved_soon_after_they_changed_and_known_to_the_next_life() {
     desk.input(Input::Shutdown);
     assert_eq!(saved(&desk)[1].downloaded, [(IMAGE, 3)]);
 
-    let mut next = Desk::with(TrackerConfig::default());
-    next.input(Input::Replica(book));
-    next.input(Input::BecameMaster);
-    next.input(Input::Tracked { info_hash: IMAGE, downloaded: 0 });
+    let mut next = next_life(&desk, Kept { clients: vec![], ..book }, Duration::ZERO);
     next.check_counts(0, 0, 2);
     let told = Output::Completed { info_hash: IMAGE, downloaded: 2 };
     assert!(next.outputs.contains(&told), "the catalogue is told");
