@@ -10,7 +10,7 @@ use sha1::block_api::compress;
 use super::vectors::Vectors;
 
 /// How many chains are alternated: the third still gains a tenth, a fourth nothing.
-const CHAINS: usize = 3;
+pub(super) const CHAINS: usize = 3;
 
 /// How many pieces are best hashed at once on this machine; fewer are hashed as well.
 pub static LANES: LazyLock<usize> = LazyLock::new(|| VECTORS.map_or(CHAINS, Vectors::lanes));
@@ -156,7 +156,7 @@ pub(super) fn feed(round: &mut [(&mut Chain, &[u8])]) {
 }
 
 /// Adds `run` blocks to each state, in turn.
-fn alternate(group: &mut [(&mut State, &[[u8; BLOCK]])], run: usize) {
+pub(super) fn alternate(group: &mut [(&mut State, &[[u8; BLOCK]])], run: usize) {
     match group {
         [(a, x), (b, y), (c, z)] => {
             for ((x, y), z) in x[..run].iter().zip(&y[..run]).zip(&z[..run]) {

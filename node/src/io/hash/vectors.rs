@@ -226,7 +226,10 @@ impl Wide<8> for V3 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use super::*;
+    use crate::io::hash::lanes::{CHAINS, alternate};
 
     #[track_caller]
     fn check(vectors: Vectors) {
@@ -244,10 +247,40 @@ mod tests {
         }
     }
 
+    /// All that this processor can, whichever it would choose.
+    fn every_kind() -> impl Iterator<Item = Vectors> {
+        let sixteen = V4::try_new().map(Vectors::Sixteen).into_iter();
+        sixteen.chain(V3::try_new().map(Vectors::Eight))
+    }
+
     #[test]
     fn every_lane_is_as_the_sha1_crate_has_it() {
-        // As far as this processor can; whichever it would choose.
-        V4::try_new().map(Vectors::Sixteen).into_iter().for_each(check);
-        V3::try_new().map(Vectors::Eight).into_iter().for_each(check);
+        every_kind().for_each(check);
+    }
+
+    /// Not a test: `tests/bench/hashing` runs it and shows what it prints.
+    #[test]
+    #[ignore = "a benchmark"]
+    fn speed_of_one_core() {
+        const CHUNK: usize = 1024;
+        let data = vec![7; CHUNK * BLOCK];
+        let blocks: &[[u8; BLOCK]] = data.as_chunks().0;
+        let measure = |name: &str, lanes: usize, hash: &dyn Fn(&mut [(&mut State, &[[u8; BLOCK]])])| {
+            let mut states = vec![State::default(); lanes];
+            let mut active: Vec<_> = states.iter_mut().map(|state| (state, blocks)).collect();
+            let (begin, mut bytes) = (Instant::now(), 0);
+            while begin.elapsed() < Duration::from_secs(1) {
+                hash(&mut active);
+                bytes += data.len() * lanes;
+            }
+            println!("one core, {name}: {:.2} GB/s", bytes as f64 / begin.elapsed().as_secs_f64() / 1e9);
+        };
+        for chains in [1, CHAINS] {
+            measure(&format!("`sha1` with {chains} in turn"), chains, &|active| alternate(active, CHUNK));
+        }
+        for vectors in every_kind() {
+            let name = format!("vectors of {}", vectors.lanes());
+            measure(&name, vectors.lanes(), &|active| vectors.compress(active, CHUNK));
+        }
     }
 }
