@@ -66,6 +66,7 @@ impl<S: Wide<N>, const N: usize> NullaryFnOnce for Pass<'_, '_, S, N> {
             iter::zip(&mut states, **state).for_each(|(word, of_lane)| word[lane] = of_lane);
         }
         let mut words = states.map(|word| vectors.load(word));
+        #[expect(clippy::needless_range_loop, reason = "it is a place in every lane's blocks")]
         for block in 0..run {
             let message = vectors.message(from_fn(|lane| &data[lane][block]));
             words = compress(vectors, words, message);
@@ -202,7 +203,8 @@ impl Wide<8> for V3 {
         let f = self.avx2;
         let mut words = [self.splat_u32s(0); 16];
         for half in 0..2 {
-            let rows: [__m256i; 8] = from_fn(|lane| f._mm256_shuffle_epi8(cast(blocks[lane].as_chunks::<32>().0[half]), order));
+            let rows: [__m256i; 8] =
+                from_fn(|lane| f._mm256_shuffle_epi8(cast(blocks[lane].as_chunks::<32>().0[half]), order));
             let mut quarters = rows;
             for (out, row) in iter::zip(quarters.as_chunks_mut::<4>().0, rows.as_chunks::<4>().0) {
                 let [a, b, c, d] = *row;
@@ -265,7 +267,8 @@ mod tests {
         const CHUNK: usize = 1024;
         let data = vec![7; CHUNK * BLOCK];
         let blocks: &[[u8; BLOCK]] = data.as_chunks().0;
-        let measure = |name: &str, lanes: usize, hash: &dyn Fn(&mut [(&mut State, &[[u8; BLOCK]])])| {
+        type Hash<'h> = &'h dyn for<'a> Fn(&mut [(&'a mut State, &'a [[u8; BLOCK]])]);
+        let measure = |name: &str, lanes: usize, hash: Hash<'_>| {
             let mut states = vec![State::default(); lanes];
             let mut active: Vec<_> = states.iter_mut().map(|state| (state, blocks)).collect();
             let (begin, mut bytes) = (Instant::now(), 0);
