@@ -72,7 +72,7 @@ pub enum Command {
     /// Make, show and check .torrent files
     #[command(subcommand)]
     Torrent(torrent::Torrent),
-    /// Print the default configuration with comments
+    /// Print the default configuration with comments, or with --json the settings that hold
     Config(config::Config),
     /// Show the whole thing on this machine, in about ten seconds
     Demo(demo::Demo),
@@ -168,7 +168,7 @@ fn dispatch(command: Command, context: Context) -> anyhow::Result<()> {
             Command::Master(c) => c.run(context).await,
             Command::Inspect(c) => c.run(&context),
             Command::Torrent(c) => c.run(context).await,
-            Command::Config(c) => c.run(),
+            Command::Config(c) => c.run(context),
             Command::Demo(c) => c.run(context).await,
         }
     });
@@ -255,6 +255,8 @@ mod tests {
     fn a_bad_configuration_exits_with_2() {
         exits(&["run", "--config", "/nonexistent/labmesh.toml"], 2);
         exits(&["run", "--weight", "61"], 2);
+        exits(&["config", "--json", "--config", "/nonexistent/labmesh.toml"], 2);
+        exits(&["config", "--json"], 0);
     }
 
     #[test]

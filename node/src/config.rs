@@ -14,6 +14,7 @@ use anyhow::{Context as _, bail};
 use labmesh_proto::config::{Mode, NUMWANT_MAX, RateLimit, SeedTime, TrackerConfig, Weight};
 use serde::Deserialize;
 
+pub mod origin;
 pub mod schedule;
 pub mod values;
 
@@ -101,6 +102,14 @@ pub struct Settings {
     #[arg(long, env = "LABMESH_WEIGHT", hide_env_values = true, value_name = "N", value_parser = read::<Weight>)]
     #[serde(deserialize_with = "one")]
     pub weight: Option<Weight>,
+    /// Take over when this node joins a mesh whose master has a lower weight.
+    ///
+    /// Once each time it joins, as by `labmesh master --claim`; whom a person makes master afterwards stays. Without it a
+    /// master that sits is left alone, whoever would be better.
+    #[arg(long, env = "LABMESH_PREFER", hide_env_values = true, num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", value_name = "BOOL", value_parser = read::<bool>)]
+    #[serde(deserialize_with = "one")]
+    pub prefer: Option<bool>,
     /// Which switch this node hangs on.
     ///
     /// Nodes of one site fetch from each other first. Leave it out if there is only one switch.
@@ -319,6 +328,7 @@ const DEFAULTS: &[(&str, &str, bool)] = &[
     ("bind", r#""10.1.2.3""#, false),
     ("interface", r#""eth0""#, false),
     ("weight", "50", true),
+    ("prefer", "false", true),
     ("site", r#""room-1""#, false),
     ("join", r#"["10.1.2.3"]"#, false),
     ("http_port", "6969", true),
@@ -396,6 +406,7 @@ impl Settings {
             bind: if placed { self.bind } else { below.bind },
             interface: if placed { self.interface } else { below.interface },
             weight: self.weight.or(below.weight),
+            prefer: self.prefer.or(below.prefer),
             site: self.site.or(below.site),
             join: self.join.or(below.join),
             http_port: self.http_port.or(below.http_port),
@@ -509,6 +520,8 @@ pub struct Config {
     pub interface: Option<String>,
     /// How willing to be master.
     pub weight: Weight,
+    /// Take over from a master of a lower weight.
+    pub prefer: bool,
     /// Which switch; empty for the only one.
     pub site: String,
     /// Nodes to greet without mDNS.
@@ -568,11 +581,7 @@ impl Config {
     /// # Errors
     /// If the file is bad, or two settings do not go together; says which and what to do.
     pub fn resolve(file: Option<&Path>, said: Settings) -> anyhow::Result<Self> {
-        let below = match file {
-            Some(path) => Settings::from_file(path)?,
-            None if Path::new(FILE).exists() => Settings::from_file(Path::new(FILE))?,
-            None => Settings::default(),
-        };
+        let below = file_in_use(file).map(Settings::from_file).transpose()?.unwrap_or_default();
         Self::check(said.over(below).over(Settings::defaults()))
     }
 
@@ -621,6 +630,7 @@ impl Config {
             bind: s.bind,
             interface: s.interface,
             weight,
+            prefer: s.prefer.expect(WHY),
             site: s.site.map(|site| site.to_string()).unwrap_or_default(),
             join: s.join.unwrap_or_default(),
             http_port,
@@ -645,6 +655,11 @@ impl Config {
             },
         })
     }
+}
+
+/// The given file, or [`FILE`] if it is there.
+fn file_in_use(given: Option<&Path>) -> Option<&Path> {
+    given.or_else(|| Some(Path::new(FILE)).filter(|path| path.exists()))
 }
 
 /// The ports of tracker and pages, peers and control plane.
@@ -763,7 +778,7 @@ mod tests {
     fn the_examples_in_the_printed_default_are_good_values() {
         let settings = Settings::parse(&everything()).unwrap();
         assert_eq!(settings.key.as_deref(), Some(Path::new("/etc/labmesh/mesh.key")));
-        assert_eq!(DEFAULTS.len(), 42, "every key of Settings has a line in the printed default");
+        assert_eq!(DEFAULTS.len(), 43, "every key of Settings has a line in the printed default");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use labmesh_proto::config as proto;
-use labmesh_proto::id::{InfoHash, PeerId, RequestId, Time};
+use labmesh_proto::id::{InfoHash, NodeId, PeerId, RequestId, Time};
 use labmesh_proto::io::{Command, Event, Input, Output, Reply};
 use labmesh_proto::node::{Node, Status};
 use labmesh_proto::wire::http_tracker::{Announce, Scraped};
@@ -416,11 +416,11 @@ impl Driver {
         };
         let mdns = Mdns::start(&place, &service, events.clone()).context("cannot start mDNS")?;
         let address = own_address(&place);
-        let seed = identity.node_id().0.iter().fold(now().0, |seed, byte| seed.rotate_left(5) ^ u64::from(*byte));
         let node = proto::Config {
             id: identity.node_id(),
             name: config.name,
             weight: config.weight,
+            prefer: config.prefer,
             site: config.site,
             keyed: config.key.is_some(),
             mode: config.mode,
@@ -436,7 +436,7 @@ impl Driver {
             transient: config.transient,
             piece_buffer_bytes: config.piece_buffer,
             block_bytes: proto::LARGE_BLOCK_BYTES,
-            seed,
+            seed: seed(identity.node_id()),
         };
         let mut node = Node::new(now(), node, identity.epoch());
         node.handle_input(now(), Input::Saved(book.load(SystemTime::now()).context("cannot read the tracker's book")?));
@@ -789,6 +789,11 @@ fn bind_control(
         }
     }
     anyhow::bail!("found no port that is free for TCP and UDP; choose one with --control-port")
+}
+
+/// What a node draws its chances from: other ones than every other node's, and than its own at the start before.
+fn seed(node: NodeId) -> u64 {
+    node.0.iter().fold(now().0, |seed, byte| seed.rotate_left(5) ^ u64::from(*byte))
 }
 
 fn own_address(place: &Place) -> Option<IpAddr> {

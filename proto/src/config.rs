@@ -225,6 +225,8 @@ pub struct Config {
     pub name: String,
     /// How willing it is to be master.
     pub weight: Weight,
+    /// Whether it takes over when it joins a mesh whose master has a lower weight.
+    pub prefer: bool,
     /// Which switch it hangs on; empty for the only one.
     pub site: String,
     /// Whether the mesh has a key, so that weights over [`Weight::UNKEYED_MAX`] count.

@@ -15,6 +15,8 @@
 //!   believes in a dead master longer than a lease.
 //! * A node whose lease is fresh does not change sides by a higher epoch: it tells its master, and masters settle it.
 //! * A clean stop and a forced claim are one thing: the master says goodbye and names who follows.
+//! * A *preferred* node claims by force when it joins a mesh whose master has a lower weight: once, so that two of them
+//!   do not take turns, and what a person claims or releases afterwards stands.
 //!
 //! Dialogues to read: `tests/traces/election`. Not here: how messages travel (the driver), who is a member
 //! ([`crate::roster`]), whom to be connected to ([`crate::discovery`]), what a master does (`tracker`, `catalogue`).
@@ -126,7 +128,7 @@ pub enum Input {
         /// Which.
         epoch: Epoch,
     },
-    /// A person (or the configuration) wants this node to be master.
+    /// A person wants this node to be master.
     ForceClaim,
     /// A person wants this node to stop being master.
     Release,
@@ -258,6 +260,9 @@ pub struct Election {
     /// This node ruled and has not handed over yet.
     ruled: bool,
     told: Role,
+    preferred: bool,
+    /// It is preferred and has not yet compared itself with the master of the mesh that it joins.
+    may_prefer: bool,
     outputs: VecDeque<Output>,
 }
 
@@ -302,8 +307,17 @@ impl Election {
             questions: Vec::new(),
             ruled: false,
             told: Role::Listening,
+            preferred: false,
+            may_prefer: false,
             outputs: VecDeque::new(),
         }
+    }
+
+    /// The same for a node that is to be master wherever it joins, unless the master there has its weight or a higher
+    /// one.
+    #[must_use]
+    pub fn preferred(self, preferred: bool) -> Self {
+        Self { preferred, may_prefer: preferred, ..self }
     }
 
     /// Something happened.
@@ -347,6 +361,7 @@ impl Election {
             Input::Release => self.on_release(now),
             Input::Shutdown => self.on_shutdown(),
         }
+        self.prefer(now);
         self.tell_role();
     }
 
@@ -437,6 +452,7 @@ impl Election {
             self.outputs.push_back(Output::LostMaster { epoch });
         }
         self.questions.clear();
+        self.may_prefer = self.preferred;
         self.state = State::Listening { from: now + BACKLOG, until: now + LISTEN };
     }
 

@@ -105,8 +105,10 @@ impl Node {
         let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
         let me = config.id;
         let announcer_seed = config.seed.rotate_left(32);
+        let election =
+            Election::new(now, me, config.weight, config.keyed, config.control_port, on_disk, rng.next_u64());
         let mut node = Self {
-            election: Election::new(now, me, config.weight, config.keyed, config.control_port, on_disk, rng.next_u64()),
+            election: election.preferred(config.prefer && !config.transient),
             discovery: Discovery::new(me, rng.next_u64()),
             roster: Roster::new(now, mesh::member(&config), config.keyed),
             catalogue: Catalogue::new(me),

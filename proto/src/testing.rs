@@ -65,6 +65,7 @@ struct Host {
     id: NodeId,
     addr: SocketAddr,
     weight: Weight,
+    preferred: bool,
     /// Nothing while its program is not running.
     parts: Option<Parts>,
     on_disk: Epoch,
@@ -171,6 +172,7 @@ impl Group {
             id: NodeId([n as u8 + 1; 32]),
             addr: SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, n as u8 + 1)), PORT),
             weight: *weight,
+            preferred: false,
             parts: None,
             on_disk: Epoch::default(),
             obeyed: Epoch::default(),
@@ -262,11 +264,16 @@ impl Group {
         h.starts += 1;
         h.obeyed = h.on_disk;
         h.parts = Some(Parts {
-            election: Election::new(now, h.id, h.weight, false, PORT, h.on_disk, seed),
+            election: Election::new(now, h.id, h.weight, false, PORT, h.on_disk, seed).preferred(h.preferred),
             roster: Roster::new(now, member, false),
             discovery: Discovery::new(h.id, seed),
         });
         self.drain(host);
+    }
+
+    /// From its next start on the host is preferred as master.
+    pub fn prefer(&mut self, host: usize) {
+        self.hosts[host].preferred = true;
     }
 
     /// The program ends without a word; the machine lives and refuses connections.

@@ -26,13 +26,18 @@ class Room:
     slow: dict = field(default_factory=dict)
     # Host: seconds after the others at which it begins.
     late: dict = field(default_factory=dict)
-    # Host of a seed: seconds after the beginning at which it is killed.
+    # Host: seconds after the beginning at which it is killed, for good.
     kill: dict = field(default_factory=dict)
     uplink: int | None = None
 
     @property
     def hosts(self):
         return self.holders + self.clients
+
+    @property
+    def finishers(self):
+        """How many clients are to have the image in the end."""
+        return self.clients - sum(host > self.holders for host in self.kill)
 
     @property
     def size(self):
@@ -123,6 +128,8 @@ def race(lab, room, who):
         child = client.start()
         started.append(child)
         processes.setdefault(client.host, child)
+        if client.host in room.kill:
+            return
         client.wait(child)
         seconds[client.host] = time.monotonic() - mine
 
@@ -135,9 +142,9 @@ def race(lab, room, who):
     watch = threading.Thread(target=look)
     for thread in [*threads, watch]:
         thread.start()
-    for host, at in room.kill.items():
+    for host, at in sorted(room.kill.items(), key=lambda item: item[1]):
         time.sleep(max(0, begin + at - time.monotonic()))
-        lab.end(team.seeds.pop(host))
+        lab.end(team.seeds.pop(host, None) or processes[host])
     for thread in threads:
         thread.join()
     took = time.monotonic() - begin
@@ -146,9 +153,10 @@ def race(lab, room, who):
     crossed = (lab.crossed() - before[1]) / room.size if room.uplink else None
     over.set()
     watch.join()
-    if len(seconds) < room.clients:
+    if len(seconds) < room.finishers:
         sys.exit(f"{who}: a client failed")
-    same = all(subprocess.run(["cmp", "-s", image, client.copy]).returncode == 0 for client in team.clients)
+    copies_made = [client.copy for client in team.clients if client.host in seconds]
+    same = all(subprocess.run(["cmp", "-s", image, copy]).returncode == 0 for copy in copies_made)
     lab.end(*[child for child in [*team.seeds.values(), *team.others, *started] if child in lab.children])
     for folder in team.folders:
         shutil.rmtree(folder)

@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 
 use labmesh_proto::config::{Mode, SeedTime};
 
-use crate::harness::{MIB, Node, PEER_PORT, one_master, random_file, same_bytes, scratch, stays, wait_for};
-use crate::lab::{Host, Lab, Link};
+use crate::harness::{MIB, Node, PEER_PORT, escaped, one_master, random_file, same_bytes, scratch, stays, wait_for};
+use crate::lab::{Bytes, Host, Lab, Link};
 use crate::peer::{HAVE, RawPeer};
 
 const IMAGE: &str = "modes.img";
 const LONG: Duration = Duration::from_secs(90);
 
-/// A source that is master and holds the image, and others that may take it.
+/// A source that is master and holds the image, and others that may take it, the first of them the next master.
 struct Room {
     nodes: Vec<Node>,
     image: PathBuf,
@@ -30,7 +30,7 @@ impl Room {
         let image = dir.path().join(IMAGE);
         random_file(&image, size, 77);
         let start = |n: usize| {
-            let weight = if n == 0 { "60" } else { "30" };
+            let weight = ["60", "50"].get(n).unwrap_or(&"30");
             Node::start(lab.host(n), dir.path(), &format!("pc{:02}", n + 1), &["--weight", weight])
         };
         // The source is there first and the heaviest, so it is master.
@@ -50,6 +50,19 @@ impl Room {
     fn raw_peer(&self, from: &Host, to: usize) -> RawPeer {
         let addr = SocketAddr::new(self.lab.host(to).addr(), PEER_PORT);
         wait_for(Duration::from_secs(10), "a peer connection", || RawPeer::connect(from, addr, &self.info_hash).ok())
+    }
+
+    /// What host `n` has sent since `before` when its node's copy is complete; whole, it may be woken for others at once.
+    /// `get` says so up to a tenth of a second later, in which a copy sends 2.5 % at 200 Mbit/s, so the node is asked.
+    fn sent_until_complete(&self, n: usize, before: Bytes) -> u64 {
+        let mut sent = 0;
+        wait_for(LONG, "the leecher to complete", || {
+            let now = self.lab.host(n).bytes().since(before).tx;
+            let complete = self.nodes[n].percent(IMAGE) >= 100.0;
+            sent = if complete { sent } else { now };
+            complete.then_some(())
+        });
+        sent
     }
 
     /// Bytes a second that host `n` sends now.
@@ -73,15 +86,7 @@ fn a_leecher_sends_nothing_a_peer_sends_and_a_seeder_goes_on() {
         .zip(modes)
         .map(|(node, mode)| node.get(IMAGE, &[vec!["--mode", mode], seed_time(mode)].concat()))
         .collect();
-    // The leecher is looked at until its own copy is complete: whole, it may be woken for others at once. `get` says
-    // so up to a tenth of a second later, in which such a copy sends 2.5 % at this speed, so the node itself is asked.
-    let mut leeched = 0;
-    wait_for(LONG, "the leecher to complete", || {
-        let sent = room.lab.host(1).bytes().since(before[1]).tx;
-        let complete = takers[0].percent(IMAGE) >= 100.0;
-        leeched = if complete { leeched } else { sent };
-        complete.then_some(())
-    });
+    let leeched = room.sent_until_complete(1, before[1]);
     gettings[0].completes(LONG);
     for getting in &mut gettings[1..] {
         getting.completes(LONG);
@@ -102,6 +107,43 @@ fn a_leecher_sends_nothing_a_peer_sends_and_a_seeder_goes_on() {
     assert!(room.nodes[4].transfer(IMAGE).is_some_and(|t| t["seed_left_s"].is_null()));
     room.nodes[4].cli(&["stop", IMAGE]).good();
     wait_for(Duration::from_secs(5), "the seeder to stop", || (state(4) != "seeding").then_some(()));
+}
+
+#[test]
+fn a_leecher_that_becomes_master_in_mid_download_is_tracker_and_gives_nothing_until_it_is_complete() {
+    let size = 96 * MIB;
+    let Some(mut room) = Room::open(Link::Mbit(100), size, 4) else { return };
+    room.nodes[2].add(&room.image);
+    for node in &room.nodes {
+        node.sees(IMAGE, 2);
+    }
+    let before = room.lab.host(1).bytes();
+    let mut leecher = room.nodes[1].get(IMAGE, &["--mode", "leecher"]);
+    let mut peer = room.nodes[3].get(IMAGE, &[]);
+    wait_for(LONG, "a quarter of the image", || (room.nodes[1].percent(IMAGE) > 25.0).then_some(()));
+    room.nodes[0].kill_9();
+    let left: Vec<_> = room.nodes[1..].iter().collect();
+    assert_eq!(one_master(&left, Duration::from_secs(10)), 0, "the heaviest of those who are left");
+    let percent = room.nodes[1].percent(IMAGE);
+    assert!(percent < 90.0, "it was nearly complete when it became master");
+
+    let hash = escaped(&room.info_hash);
+    let announce = format!("/announce?info_hash={hash}&peer_id=-XX0000-stranger0000&port=7000&left=1&compact=0");
+    let other_copy = room.lab.host(2).addr().to_string();
+    wait_for(Duration::from_secs(5), "the new master's tracker to name the other copy", || {
+        let (code, body) = room.nodes[1].page(&announce);
+        (code == 200 && String::from_utf8_lossy(&body).contains(&other_copy)).then_some(())
+    });
+    let sent = room.sent_until_complete(1, before) as f64 / size as f64;
+    println!("a leecher that was master from {percent:.0} % on sent {sent:.4} of the image");
+    assert!(sent < 0.03, "a leecher that is master sent {sent:.4} of the image");
+    leecher.completes(LONG);
+    peer.completes(LONG);
+    assert!([1, 3].iter().all(|&n| same_bytes(&room.image, &room.nodes[n].file(IMAGE))));
+    assert_eq!(room.nodes[1].role().as_deref(), Some("master"));
+    // A leecher is idle when it is complete, but for the master.
+    let seeds = || (room.nodes[1].state(IMAGE)? == "seeding").then_some(());
+    wait_for(Duration::from_secs(5), "the master to seed its copy", seeds);
 }
 
 /// A peer that misses everything holds a connection open and reads when the copy becomes whole and when it leaves.

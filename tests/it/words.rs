@@ -1,9 +1,12 @@
 //! What commands say when what was asked for is not what follows.
 
 use std::net::Ipv4Addr;
+use std::process::Command;
 use std::time::Duration;
 
-use crate::harness::{MIB, Node, one_master, random_file, same_bytes, scratch, wait_for};
+use serde_json::{Value, json};
+
+use crate::harness::{MIB, Node, binary, one_master, random_file, same_bytes, scratch, wait_for};
 use crate::lab::{Host, Lab, Link};
 
 const LONG: Duration = Duration::from_secs(60);
@@ -15,6 +18,33 @@ fn an_address_of_no_interface_is_named() {
     let mut node = Node::prepare(&Host::loopback(41), dir.path(), "keeper", &["--bind", &address]);
     node.spawn();
     node.ends(LONG).refused(1, &["this machine has no address 10.9.9.9", "--bind"]);
+}
+
+#[test]
+fn every_setting_says_where_it_was_said() {
+    let dir = scratch();
+    let file = dir.path().join("lab.toml");
+    std::fs::write(&file, "weight = 40\nsite = \"room-1\"").unwrap();
+    let settings = || {
+        let mut command = Command::new(binary());
+        command.args(["config", "--json", "--socket", "/run/x.sock", "--config"]).arg(&file);
+        command.env("LABMESH_WEIGHT", "10").env("LABMESH_MESH", "lab");
+        command.output().expect("labmesh can be started")
+    };
+    let output = settings();
+    assert!(output.status.success(), "{output:?}");
+    let all: Value = serde_json::from_slice(&output.stdout).expect("one JSON value");
+    for (key, value, from) in [
+        ("weight", json!(10), "environment"),
+        ("mesh", json!("lab"), "environment"),
+        ("site", json!("room-1"), "file"),
+        ("socket", json!("/run/x.sock"), "flag"),
+        ("prefer", json!(false), "default"),
+    ] {
+        assert_eq!(all[key], json!({ "value": value, "from": from }), "{key}");
+    }
+    std::fs::write(&file, "wieght = 40").unwrap();
+    assert_eq!(settings().status.code(), Some(2));
 }
 
 /// A node that is alone cannot hand its mesh to anybody, and is master already.

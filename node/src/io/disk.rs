@@ -25,6 +25,7 @@ use super::ownership::Ownership;
 use super::source::Source;
 
 mod clerk;
+mod doubt;
 mod journal;
 mod place;
 mod repair;

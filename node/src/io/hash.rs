@@ -1,7 +1,6 @@
 //! SHA-1 of pieces and MD5 of files, as fast as safe code goes.
 //!
-//! Rule: every core works, and each on three pieces at once. SHA-NI is bound by the latency of one chain of blocks;
-//! three chains alternated block by block hide it (1.6 times the speed of one, measured).
+//! Rule: every core works, and each on as many pieces at once as this processor hashes best ([`LANES`]).
 //!
 //! Not here: which hash a piece should have (`Metainfo`), writing (`disk`), sidecar files (`cache`).
 
@@ -21,13 +20,19 @@ use md5::Md5;
 use sha1::Digest;
 
 mod lanes;
+#[cfg_attr(not(target_arch = "x86_64"), path = "hash/vectors/none.rs")]
+mod vectors;
 
 use super::page_cache;
 use lanes::{Chain, feed};
 pub use lanes::{LANES, sha1_of_pieces};
 
-/// How much of a piece is read at a time: three of these lie in the L2 cache while they are hashed.
-const CHUNK: usize = 256 * 1024;
+/// How much of a piece is read at a time: one of each lane lies in the L2 cache while they are hashed.
+const CHUNK: usize = 64 * 1024;
+
+/// How much of a file all cores together take at a time, unless that is less than a piece for each: as much has the
+/// disk to read ahead, and memory to hold.
+const AT_A_TIME: u64 = 256 * 1024 * 1024;
 
 /// How much of a file is read ahead of its MD5.
 const WINDOW: u64 = 4 * 1024 * 1024;
@@ -127,6 +132,8 @@ struct Pass<'a> {
     progress: &'a Progress<'a>,
     found: &'a Found<'a>,
     in_memory: page_cache::Read<'a>,
+    /// How many pieces a thread takes at a time.
+    lanes: usize,
     /// The first piece that no thread has taken.
     next: AtomicU64,
     done: AtomicU64,
@@ -134,9 +141,13 @@ struct Pass<'a> {
 }
 
 fn each_piece(file: &File, geometry: Geometry, progress: &Progress<'_>, found: &Found<'_>) -> io::Result<()> {
-    let (next, done, failed) = Default::default();
-    let pass = Pass { file, geometry, progress, found, in_memory: page_cache::Read::new(file), next, done, failed };
     let cores = thread::available_parallelism().map_or(1, usize::from);
+    let in_memory = page_cache::Read::new(file);
+    let fit = AT_A_TIME / u64::from(geometry.piece_length()) / cores as u64;
+    let share = (geometry.pieces() as usize).div_ceil(cores);
+    let lanes = (*LANES).min(fit as usize).min(share).max(1);
+    let (next, done, failed) = Default::default();
+    let pass = Pass { file, geometry, progress, found, in_memory, lanes, next, done, failed };
     thread::scope(|scope| {
         let threads: Vec<_> = (0..cores).map(|_| scope.spawn(|| pass.work())).collect();
         let results = threads.into_iter().map(|t| t.join().unwrap_or_else(|panic| resume_unwind(panic)));
@@ -145,12 +156,12 @@ fn each_piece(file: &File, geometry: Geometry, progress: &Progress<'_>, found: &
 }
 
 impl Pass<'_> {
-    /// Takes runs of [`LANES`] neighbouring pieces until none is left.
+    /// Takes runs of neighbouring pieces until none is left.
     fn work(&self) -> io::Result<()> {
-        let mut chunks: [Vec<u8>; LANES] = std::array::from_fn(|_| vec![0; CHUNK]);
+        let mut chunks = vec![vec![0; CHUNK]; self.lanes];
         while !self.failed.load(Ordering::Relaxed) {
-            let first = self.next.fetch_add(LANES as u64, Ordering::Relaxed);
-            let numbers = (first..first + LANES as u64).filter_map(|n| u32::try_from(n).ok());
+            let first = self.next.fetch_add(self.lanes as u64, Ordering::Relaxed);
+            let numbers = (first..first + self.lanes as u64).filter_map(|n| u32::try_from(n).ok());
             let pieces: Vec<_> = numbers.filter_map(|n| self.geometry.piece(n)).collect();
             if pieces.is_empty() {
                 break;
@@ -165,11 +176,11 @@ impl Pass<'_> {
         Ok(())
     }
 
-    fn run(&self, pieces: &[PieceIndex], chunks: &mut [Vec<u8>; LANES]) -> io::Result<()> {
+    fn run(&self, pieces: &[PieceIndex], chunks: &mut [Vec<u8>]) -> io::Result<()> {
         let mut chains = vec![Some(Chain::default()); pieces.len()];
         let longest = self.geometry.piece_len(pieces[0]) as usize;
         for offset in (0..longest).step_by(CHUNK) {
-            let mut round = Vec::with_capacity(LANES);
+            let mut round = Vec::with_capacity(pieces.len());
             for ((piece, chain), chunk) in pieces.iter().zip(&mut chains).zip(&mut *chunks) {
                 let want = (self.geometry.piece_len(*piece) as usize).saturating_sub(offset).min(CHUNK);
                 let at = self.geometry.start(*piece) + offset as u64;

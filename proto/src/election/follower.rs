@@ -99,6 +99,21 @@ impl Election {
         }
     }
 
+    /// A preferred node that joined a mesh claims it, once, from a master of a lower weight. Strictly lower: of two
+    /// preferred ones the first stays, and no row of claims leads back to where it began.
+    pub(super) fn prefer(&mut self, now: Time) {
+        let State::Follower(Follower { epoch, .. }) = &self.state else { return };
+        let master = epoch.node;
+        // The roster comes from the master itself, so what it says of it is known and connected at once.
+        let known = self.members.iter().find(|(node, _)| *node == master).map(|(_, weight)| *weight);
+        if let (true, true, Some(weight)) = (self.may_prefer, self.up.contains(&master), known) {
+            self.may_prefer = false;
+            if self.weight > weight {
+                self.on_force_claim(now);
+            }
+        }
+    }
+
     pub(super) fn follower_timeout(&mut self, now: Time) {
         let State::Follower(follower) = &mut self.state else { return };
         let master = follower.epoch.node;

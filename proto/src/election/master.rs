@@ -56,6 +56,8 @@ impl Election {
         self.unproven = false;
         self.newest = None;
         self.ruled = true;
+        // Whoever makes another one master from now on is a person.
+        self.may_prefer = false;
         if !matches!(self.state, State::Master(_)) {
             // Those were the last master's; whoever heard them would ask for what is not there.
             (self.roster_version, self.catalogue_version) = (0, 0);
@@ -78,6 +80,8 @@ impl Election {
     pub(super) fn become_solo(&mut self, now: Time) {
         let epoch = Epoch { term: self.highest.term, node: self.me };
         self.ruled = true;
+        // The next mesh is one to be joined.
+        self.may_prefer = self.preferred;
         self.succession.clear();
         self.state = State::Master(Master {
             epoch,

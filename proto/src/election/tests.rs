@@ -440,6 +440,77 @@ fn a_person_makes_the_master_name_this_node() {
     assert_eq!(master.role(), Role::Candidate);
 }
 
+/// A preferred node of that weight that follows A (or has just been told to), the master of term 3.
+fn preferred(own: u8, of_master: u8) -> Election {
+    let mut election = Election::new(ms(0), ME, weight(own), false, 6970, Epoch::default(), 1).preferred(true);
+    hear(&mut election, 100, beat(A, 3, 1, 4), true);
+    election.handle_input(ms(150), Input::Up(A));
+    election.handle_input(ms(160), Input::Members(vec![(A, weight(of_master)), (ME, weight(own)), (B, weight(0))]));
+    election
+}
+
+fn claims(election: &mut Election) -> usize {
+    said(election).iter().filter(|output| matches!(output, Output::Send { message: Message::Yield(_), .. })).count()
+}
+
+#[test]
+fn a_preferred_node_claims_from_a_lower_weight_only() {
+    for (own, of_master, claims_made) in [(60, 50, 1), (51, 50, 1), (50, 50, 0), (40, 50, 0), (1, 0, 1), (0, 0, 0)] {
+        assert_eq!(claims(&mut preferred(own, of_master)), claims_made, "{own} {of_master}");
+    }
+    // Without a key 99 is 60, as for everybody.
+    assert_eq!(claims(&mut preferred(99, 60)), 0);
+    let mut usual = follower();
+    usual.handle_input(ms(1000), Input::Members(vec![(A, weight(1))]));
+    assert_eq!(claims(&mut usual), 0);
+}
+
+#[test]
+fn a_preferred_node_claims_once_until_it_was_away_or_alone() {
+    let mut election = preferred(60, 50);
+    assert_eq!(claims(&mut election), 1);
+    // Another one becomes master, by whatever way: a person may have wanted it.
+    let goodbye = Input::Goodbye { from: A, epoch: Epoch { term: 3, node: A }, successor: Some(B) };
+    election.handle_input(ms(170), goodbye);
+    hear(&mut election, 180, beat(B, 4, 1, 4), true);
+    election.handle_input(ms(180), Input::Up(B));
+    election.handle_input(ms(190), Input::Members(vec![(B, weight(40))]));
+    check_follows(&election, B, 4);
+    assert_eq!(claims(&mut election), 0);
+    // Suspended for a minute.
+    election.handle_input(ms(60_000), Input::Heard(B));
+    assert_eq!(election.role(), Role::Listening);
+    hear(&mut election, 60_100, beat(B, 4, 500, 4), true);
+    assert_eq!(claims(&mut election), 1);
+    // Alone.
+    for node in [A, B] {
+        election.handle_input(ms(60_200), Input::Down(node));
+    }
+    run(&mut election, 70_000);
+    assert_eq!(election.role(), Role::Solo);
+    hear(&mut election, 70_100, beat(B, 5, 1, 4), true);
+    assert_eq!(claims(&mut election), 0, "not before it is connected");
+    election.handle_input(ms(70_110), Input::Up(B));
+    assert_eq!(claims(&mut election), 1);
+}
+
+/// It is master by an election, and a person prefers another one.
+#[test]
+fn a_preferred_master_that_a_person_unseats_stays_a_follower() {
+    let mut election = starting(0).preferred(true);
+    for node in [A, B] {
+        election.handle_input(ms(10), Input::Up(node));
+    }
+    election.handle_input(ms(10), Input::ForceClaim);
+    run(&mut election, 1000);
+    assert_eq!(election.role(), Role::Master);
+    election.handle_input(ms(1010), Input::Yield { from: B, epoch: Epoch { term: 1, node: ME } });
+    hear(&mut election, 1050, beat(B, 2, 1, 3), true);
+    election.handle_input(ms(1060), Input::Members(vec![(A, weight(50)), (B, weight(10))]));
+    check_follows(&election, B, 2);
+    assert_eq!(claims(&mut election), 0);
+}
+
 #[test]
 fn a_clean_stop_names_the_first_deputy_that_is_connected() {
     let mut election = master();

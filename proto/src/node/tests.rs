@@ -41,6 +41,7 @@ impl Desk {
             mesh_host: "labmesh.local".to_owned(),
             local_discovery: None,
             peer_exchange: false,
+            prefer: false,
             transient: false,
             piece_buffer_bytes: 1 << 20,
             block_bytes: LARGE_BLOCK_BYTES,

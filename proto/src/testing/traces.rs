@@ -84,6 +84,7 @@ fn command(group: &mut Option<Group>, line: &str) -> Vec<String> {
         "resume" => hosts.iter().for_each(|host| group.resume(*host)),
         "deafen" => hosts.iter().for_each(|host| group.set_deaf(*host, true)),
         "cure" => hosts.iter().for_each(|host| group.set_deaf(*host, false)),
+        "prefer" => hosts.iter().for_each(|host| group.prefer(*host)),
         "claim" => hosts.iter().for_each(|host| group.claim(*host)),
         "release" => hosts.iter().for_each(|host| group.release(*host)),
         "forge" => group.forge(host(words[0]), words[1].parse().unwrap(), host(words[2])),

@@ -179,6 +179,7 @@ impl World {
             // Its rooms have no clients but our own nodes.
             local_discovery: None,
             peer_exchange: false,
+            prefer: false,
             transient: false,
             piece_buffer_bytes: self.scenario.lab.buffers.0,
             block_bytes: self.scenario.lab.block.0 as u32,

@@ -17,6 +17,7 @@ use labmesh_proto::wire::metainfo::Metainfo;
 use rustix::fs::{FlockOperation, flock};
 use tracing::{debug, warn};
 
+use super::doubt::good_in_doubt;
 use super::journal::Keeper;
 use super::place::{Place, remove};
 use super::{Events, Image};
@@ -26,7 +27,8 @@ use crate::io::ownership::Ownership;
 use crate::io::page_cache;
 use crate::io::source::disk_error;
 
-/// What a power cut may cost: what was written since the last sync, at most a second of it...
+/// What a power cut may cost: what was written since the last sync, at most a second of it (`doubt` finds again what
+/// came to the disk, or is still in memory because only the node was killed)...
 const SYNC_EVERY: Duration = Duration::from_secs(1);
 /// ... or this much: a fast disk writes it in a tenth of a second, a slow one does not fall further behind.
 pub(super) const SYNC_BYTES: u64 = 256 << 20;
@@ -119,8 +121,8 @@ impl Clerk {
                 return Ok(Bitfield::full(image.metainfo.geometry().pieces()));
             }
             let (file, journal) = open_part(&image, mode, seed_time)?;
+            let have = take_over(&image, &file, &journal);
             image.source.give(file);
-            let have = journal.journal.have.clone();
             let in_memory = page_cache::Written::new(image.source.file().expect("it was given just now"));
             self.partial.push(Partial { image: Arc::clone(&image), journal, in_memory });
             self.due.get_or_insert_with(|| Instant::now() + SYNC_EVERY);
@@ -252,6 +254,22 @@ fn open_whole(image: &Image, places: &[Place]) -> Result<File, DiskError> {
         }
     }
     Err(disk_error(image.place.image(), &last))
+}
+
+/// What the copy has: what its journal vouches for, and what else is good in it, which the next sync records.
+fn take_over(image: &Image, file: &File, journal: &Keeper) -> Bitfield {
+    let mut have = journal.journal.have.clone();
+    let good = good_in_doubt(file, &image.metainfo, &have);
+    if !good.is_empty() {
+        debug!(pieces = good.len(), place = %image.place.part().display(), "found more than the journal vouches for");
+    }
+    let mut written = image.written();
+    for piece in good {
+        have.set(piece);
+        written.pieces.push(piece);
+        written.bytes += u64::from(image.metainfo.geometry().piece_len(piece));
+    }
+    have
 }
 
 /// Resumes what the journal vouches for, or begins anew.

@@ -1,4 +1,4 @@
-//! Hashes complete pieces, up to three at once, and writes the good ones.
+//! Hashes complete pieces, several at once, and writes the good ones.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -75,7 +75,7 @@ impl Queue {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let wait = |waiting: &mut Waiting| waiting.tasks.is_empty() && !waiting.ended;
         let mut state = self.changed.wait_while(state, wait).unwrap_or_else(PoisonError::into_inner);
-        let number = state.tasks.len().min(LANES);
+        let number = state.tasks.len().min(*LANES);
         state.tasks.drain(..number).collect()
     }
 }
