@@ -440,8 +440,7 @@ impl Driver {
         };
         let mut node = Node::new(now(), node, identity.epoch());
         node.handle_input(now(), Input::Saved(book.load(SystemTime::now()).context("cannot read the tracker's book")?));
-        let joins = config.join.iter().map(|join| Input::Found { node: join.node, addr: join.addr });
-        joins.for_each(|found| node.handle_input(now(), found));
+        config.join.iter().for_each(|join| node.handle_input(now(), Input::Found { node: join.node, addr: join.addr }));
         Ok(Self {
             node,
             control,

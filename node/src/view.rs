@@ -472,7 +472,9 @@ impl Transfer {
             [] => "that nobody present has".to_owned(),
             names => format!("last seen on {}", names.join(", ")),
         };
-        (self.state == TransferState::Waiting).then(|| format!("waiting for {} pieces {seen}", self.missing_pieces))
+        let tracker = self.tracker.as_ref().map(|said| format!("; its tracker, {said}")).unwrap_or_default();
+        let waiting = || format!("waiting for {} pieces {seen}{tracker}", self.missing_pieces);
+        (self.state == TransferState::Waiting).then(waiting)
     }
 
     /// How long it is seeded from now on, in words that follow the image's name, if it is.
@@ -800,5 +802,8 @@ mod tests {
     fn a_waiting_transfer_says_for_what() {
         let waiting = Transfer::new(&transfer(TransferState::Waiting), Path::new("/x"));
         assert_eq!(waiting.trouble().unwrap(), "waiting for 412 pieces last seen on pc07");
+        let told = Transfer { tracker: Some("http://a:80: 0 complete, 1 downloading".into()), ..waiting };
+        let words = "waiting for 412 pieces last seen on pc07; its tracker, http://a:80: 0 complete, 1 downloading";
+        assert_eq!(told.trouble().unwrap(), words);
     }
 }

@@ -24,7 +24,7 @@ use crate::wire::control::NodeAnnounce;
 use crate::wire::http_tracker::AnnounceEvent;
 use crate::wire::metainfo::Metainfo;
 use crate::wire::tracker_client::{
-    Datagram, Question, Scheme, Told, TrackerUrl, Untold, connect_datagram, parse_body, parse_datagram,
+    BadUrl, Datagram, Question, Scheme, Told, TrackerUrl, Untold, connect_datagram, parse_body, parse_datagram,
 };
 
 /// A UDP question is repeated after this, doubling (BEP 15)...
@@ -40,7 +40,8 @@ const RETRY_MAX: Duration = Duration::from_secs(30 * 60);
 /// The trackers in a torrent that are not the mesh's, in tiers.
 ///
 /// The mesh's own are its host name, and in a torrent that names that, which the mesh has handed out, also the plain
-/// addresses: those are what its nodes had then. What cannot be asked (https, nonsense) is left out.
+/// addresses: those are what its nodes had then. What cannot be asked (https, nonsense) is left out; if nothing else is
+/// there, people are told ([`Announcer::said`]).
 pub fn foreign_tiers(metainfo: &Metainfo, mesh_host: &str) -> Vec<Vec<TrackerUrl>> {
     let parsed = metainfo.announce().iter().map(|tier| tier.iter().filter_map(|url| TrackerUrl::parse(url).ok()));
     let mut tiers: Vec<Vec<TrackerUrl>> = parsed.map(Iterator::collect).collect();
@@ -55,6 +56,22 @@ pub fn foreign_tiers(metainfo: &Metainfo, mesh_host: &str) -> Vec<Vec<TrackerUrl
     }
     tiers.retain(|tier| !tier.is_empty());
     tiers
+}
+
+/// Whether a torrent names a tracker that is not the mesh's, also one that cannot be asked.
+pub fn is_foreign(metainfo: &Metainfo, mesh_host: &str) -> bool {
+    not_spoken(metainfo).is_some() || !foreign_tiers(metainfo, mesh_host).is_empty()
+}
+
+/// Why the first of its trackers that is of a scheme we do not speak cannot be asked, in words for people. Paths and
+/// queries are left out: they may be secrets.
+fn not_spoken(metainfo: &Metainfo) -> Option<String> {
+    metainfo.announce().iter().flatten().find_map(|url| {
+        let bad = TrackerUrl::parse(url).err().filter(|bad| matches!(bad, BadUrl::NotSpoken(_)))?;
+        let (scheme, rest) = url.split_once("://")?;
+        let place = rest.split(['/', '?', '#']).next()?.rsplit('@').next()?;
+        Some(format!("{scheme}://{place}: {bad}"))
+    })
 }
 
 /// What is sent to a tracker.
@@ -275,8 +292,12 @@ impl Announcer {
             return;
         }
         let mut tiers = foreign_tiers(metainfo, &self.mesh_host);
-        if tiers.is_empty() {
+        let cannot = not_spoken(metainfo).filter(|_| tiers.is_empty());
+        if tiers.is_empty() && cannot.is_none() {
             return;
+        }
+        if let Some(reason) = &cannot {
+            tracing::warn!(%info_hash, "no tracker of its torrent can be asked: {reason}");
         }
         for tier in &mut tiers {
             for at in (1..tier.len()).rev() {
@@ -293,7 +314,7 @@ impl Announcer {
             due: now,
             earliest: now,
             failures: 0,
-            said: None,
+            said: cannot,
         };
         self.swarms.insert(info_hash, swarm);
     }

@@ -4,7 +4,7 @@
 //! A client that is not installed skips its test and says so; `tests/run` installs them all but rqbit.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -28,6 +28,23 @@ pub(crate) fn arrives(folder: &Path, image: &Path) {
     });
 }
 
+/// The torrent as a node hands it out, for strangers.
+#[track_caller]
+fn handed_out(node: &Node, hash: &str, dir: &Path) -> PathBuf {
+    let (code, torrent) = node.page(&format!("/file?info_hash={}", escaped(hash)));
+    assert_eq!(code, 200);
+    let path = dir.join("fetched.torrent");
+    fs::write(&path, torrent).expect("the torrent can be written");
+    path
+}
+
+/// An empty folder of a stranger.
+fn folder_of(stranger: &str, dir: &Path) -> PathBuf {
+    let folder = dir.join(stranger);
+    fs::create_dir(&folder).expect("a folder can be made");
+    folder
+}
+
 /// A labmesh master with an image on the first host, another labmesh node on the second, a stranger on the third.
 fn downloads_from_us(client: &dyn Client) {
     let Some(lab) = Lab::open(3, Link::Unshaped).filter(|_| client.installed()) else { return };
@@ -35,28 +52,25 @@ fn downloads_from_us(client: &dyn Client) {
     let image = dir.path().join(IMAGE);
     random_file(&image, SIZE, 5);
     let nodes = [0, 1].map(|n| Node::start(lab.host(n), dir.path(), &format!("pc{n}"), &[]));
-    let master = one_master(&[&nodes[0], &nodes[1]], Duration::from_secs(15));
+    one_master(&[&nodes[0], &nodes[1]], Duration::from_secs(15));
     let hash = nodes[0].add(&image);
     nodes[1].sees(IMAGE, 1);
 
     // From the node that does not hold it: every node serves the whole catalogue.
-    let escaped = escaped(&hash);
-    let (code, torrent) = nodes[1].page(&format!("/file?info_hash={escaped}"));
-    assert_eq!(code, 200);
-    let path = dir.path().join("fetched.torrent");
-    fs::write(&path, torrent).expect("the torrent can be written");
-    let folder = dir.path().join("stranger");
-    fs::create_dir(&folder).expect("a folder can be made");
+    let path = handed_out(&nodes[1], &hash, dir.path());
+    let folder = folder_of("stranger", dir.path());
     let _program = client.start(lab.host(2), &path, &folder);
     arrives(&folder, &image);
 
-    // Our tracker counts it in, beside the node that seeds. Not all of them say at once that they have it all.
-    wait_for(LONG, "the stranger to stand in the tracker's book", || {
-        let (code, scraped) = nodes[master].page(&format!("/scrape?info_hash={escaped}"));
-        let scraped = String::from_utf8_lossy(&scraped);
-        let counted = scraped.contains("8:completei2e") || scraped.contains("10:incompletei1e");
-        (code == 200 && counted).then_some(())
-    });
+    // Every node counts it in, beside the one that seeds. Not all of them say at once that they have it all.
+    for node in &nodes {
+        wait_for(LONG, &format!("the stranger to stand in the book as {} tells it", node.name), || {
+            let (code, scraped) = node.page(&format!("/scrape?info_hash={}", escaped(&hash)));
+            let scraped = String::from_utf8_lossy(&scraped);
+            let counted = scraped.contains("8:completei2e") || scraped.contains("10:incompletei1e");
+            (code == 200 && counted).then_some(())
+        });
+    }
 }
 
 /// A stranger seeds an image that labmesh knows only by a `.torrent` of mktorrent.
@@ -66,8 +80,7 @@ fn fetches_from(client: &dyn Client) {
         return;
     }
     let dir = scratch();
-    let folder = dir.path().join("stranger");
-    fs::create_dir(&folder).expect("a folder can be made");
+    let folder = folder_of("stranger", dir.path());
     let image = folder.join(IMAGE);
     random_file(&image, SIZE, 6);
     let torrent = dir.path().join("foreign.torrent");
@@ -100,8 +113,7 @@ fn goes_on_half_way(client: &dyn Client) {
     mktorrent(&image, &torrent, &format!("{scheme}://{}:{HTTP_PORT}/announce", lab.host(0).addr()), 18);
     assert_eq!(shown_hash(&torrent), hash, "the same bytes are the same swarm");
 
-    let folder = dir.path().join("stranger");
-    fs::create_dir(&folder).expect("a folder can be made");
+    let folder = folder_of("stranger", dir.path());
     let received = || lab.host(1).bytes().rx as f64 / SIZE as f64;
     let first = client.start(lab.host(1), &torrent, &folder);
     wait_for(LONG, "half of the image to pass the cable", || (received() > 0.5).then_some(()));
@@ -130,12 +142,8 @@ fn outlives_the_master(client: &dyn Client, then: impl FnOnce(&Node, &str)) {
     let hash = nodes[master].add(&image);
     nodes[next].add(&image);
     nodes[next].sees(IMAGE, 2);
-    let (code, torrent) = nodes[next].page(&format!("/file?hash={hash}"));
-    assert_eq!(code, 200);
-    let path = dir.path().join("fetched.torrent");
-    fs::write(&path, torrent).expect("the torrent can be written");
-    let folder = dir.path().join("stranger");
-    fs::create_dir(&folder).expect("a folder can be made");
+    let path = handed_out(&nodes[next], &hash, dir.path());
+    let folder = folder_of("stranger", dir.path());
     let _program = client.start(lab.host(2), &path, &folder);
 
     let received = || lab.host(2).bytes().rx as f64 / SIZE as f64;
@@ -197,15 +205,11 @@ fn all_clients_share_one_swarm_and_outlive_the_master() {
     nodes[holder].add(&image);
     nodes[taker].sees(IMAGE, 2);
 
-    let (code, torrent) = nodes[taker].page(&format!("/file?hash={hash}"));
-    assert_eq!(code, 200);
-    let path = dir.path().join("fetched.torrent");
-    fs::write(&path, torrent).expect("the torrent can be written");
+    let path = handed_out(&nodes[taker], &hash, dir.path());
     let mut programs = Vec::new();
     let mut folders = Vec::new();
     for (n, (name, client)) in clients.iter().enumerate().filter(|(_, (_, client))| client.installed()) {
-        let folder = dir.path().join(name);
-        fs::create_dir(&folder).expect("a folder can be made");
+        let folder = folder_of(name, dir.path());
         programs.push(client.start(lab.host(3 + n), &path, &folder));
         folders.push(folder);
     }

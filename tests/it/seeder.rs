@@ -93,6 +93,28 @@ pub(crate) fn tools() -> bool {
     Libtorrent.installed() && Aria2.installed() && installed("mktorrent", &["-h"]) && opentracker_installed()
 }
 
+/// Nobody asks it, so the torrent waits for other ways to its peers, and whoever looks is told why.
+#[test]
+fn a_torrent_whose_only_tracker_cannot_be_asked_says_so_everywhere() {
+    const WORDS: &str = "https://tracker.example: trackers are asked over http and udp, not over https";
+    if !tools() {
+        return;
+    }
+    let dir = scratch();
+    let (_, torrent, _) = strangers_image(dir.path(), &["https://tracker.example/announce?passkey=secret".to_owned()]);
+    let node = Node::start(&Host::loopback(81), dir.path(), "keeper", &["--mesh", "unspoken"]);
+    drop_into(&node, &torrent);
+    wait_for(LONG, "the torrent to wait", || (node.state(IMAGE)? == "waiting").then_some(()));
+    assert_eq!(node.transfer(IMAGE).expect("it waits")["tracker"], WORDS);
+    let said = node.get(&torrent.to_string_lossy(), &[]).says("waiting", LONG);
+    assert!(said["detail"].as_str().is_some_and(|detail| detail.ends_with(WORDS)), "{said}");
+    let page = String::from_utf8_lossy(&node.page("/").1).into_owned();
+    let (status, log) = (node.cli(&["status"]).good(), node.log_text());
+    for text in [page, status, log] {
+        assert!(text.contains(WORDS) && !text.contains("secret"), "{text}");
+    }
+}
+
 /// Goal: an image that is put elsewhere takes its space once and is nobody else's. Method: a file system of that kind,
 /// its free blocks before and after, and a write into what was put out.
 fn takes_its_space_once_on(kind: &str, n: u8) {

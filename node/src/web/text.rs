@@ -194,7 +194,11 @@ impl fmt::Display for Doing<'_> {
         match (t.state, &t.error) {
             (TransferState::Waiting, _) => {
                 let away: Vec<&str> = t.last_seen_on.iter().map(String::as_str).collect();
-                write!(f, "<span class=warn>{}</span>", Waiting { pieces: t.missing_pieces, away: &away })
+                write!(f, "<span class=warn>{}", Waiting { pieces: t.missing_pieces, away: &away })?;
+                if let Some(said) = &t.tracker {
+                    write!(f, "; its tracker, {}", Text(said))?;
+                }
+                f.write_str("</span>")
             }
             (state, Some(error)) => {
                 write!(f, "<span class=bad>{}: {}</span>", view::state(state), Text(&error.to_string()))

@@ -17,6 +17,31 @@ fn foreign(tiers: &[&[&str]]) -> Vec<Vec<String>> {
     foreign_tiers(&torrent(tiers), HOST).into_iter().map(shown).collect()
 }
 
+#[test]
+fn a_torrent_whose_trackers_cannot_be_asked_says_so_once_and_asks_nobody() {
+    let https: &[&[&str]] = &[&["https://u:p@host:8443/announce?passkey=x"], &["wss://other"]];
+    assert!(is_foreign(&torrent(https), HOST) && foreign(https).is_empty());
+    assert!(
+        !is_foreign(&torrent(&[&["http://labmesh.local:6969/announce"]]), HOST) && !is_foreign(&torrent(&[]), HOST)
+    );
+    let mut lab = Lab::new(https);
+    lab.swarm(|_| ());
+    lab.swarm(|announce| announce.starving = true);
+    lab.swarm(|announce| announce.completed = true);
+    let said = lab.announcer.said(&lab.metainfo.info_hash());
+    assert_eq!(said, Some("https://host:8443: trackers are asked over http and udp, not over https"));
+    assert_eq!(lab.announcer.poll_output(), None);
+    lab.announcer.handle_timeout(Time(1));
+    assert_eq!(lab.announcer.poll_timeout(), None);
+    lab.swarm(|announce| announce.leaving = true);
+    assert_eq!(lab.announcer.said(&lab.metainfo.info_hash()), None);
+    // One that can be asked is enough.
+    let mut lab = Lab::new(&[&["https://host/announce", "udp://host:1/announce"]]);
+    lab.swarm(|_| ());
+    assert_eq!(lab.asks().1, "udp://host:1");
+    assert_eq!(lab.announcer.said(&lab.metainfo.info_hash()), None);
+}
+
 /// An announcer, its clock, and the torrent that it is about.
 struct Lab {
     announcer: Announcer,

@@ -123,6 +123,7 @@ impl Tracker {
             self.forget_if_idle(info_hash);
         }
         self.ages_known = true;
+        self.sweep_at = (self.clients > 0).then_some(now + BOOK_SWEEP_EVERY);
     }
 
     // ---- masters come and go
@@ -141,7 +142,8 @@ impl Tracker {
                 swarm.clients.retain(usize::MAX, |_| false);
             }
             self.clients = 0;
-            self.ages_known = false;
+            // A master's replica is swept by its master.
+            (self.ages_known, self.sweep_at) = (false, None);
         }
         for (info_hash, downloaded) in replica.downloaded {
             self.know_downloads(now, info_hash, downloaded);

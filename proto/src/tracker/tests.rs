@@ -928,6 +928,7 @@ fn a_follower_keeps_no_clients_and_a_replica_has_its_whole_silence_before_it() {
     deputy.input(Input::Kept(Kept { clients: vec![old_client], ..kept }));
     deputy.advance(BOOK_SAVE_EVERY);
     assert_eq!((saved(&deputy)[0].clients.len(), &saved(&deputy)[0].downloaded[..]), (0, &[(IMAGE, 1)][..]));
+    deputy.check_counts(0, 0, 1);
     deputy.input(Input::Replica(old.tracker.replica()));
     deputy.advance(ANNOUNCE_EXPIRY);
     deputy.input(Input::BecameMaster);

@@ -1,4 +1,7 @@
 //! `labmesh torrent show`: everything that a `.torrent` says, in the words of `ctorrent -x` and `transmission-show`.
+//!
+//! Rule: a line that ctorrent has begins as there, down to the single space, for scripts that look for it; what it lacks
+//! is named as by transmission-show.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -64,18 +67,21 @@ fn text(survey: &Survey, v2: Option<&str>) -> String {
     let optional = [("Comment", &survey.comment), ("Created with", &survey.created_by), ("Source", &survey.source)];
     lines.extend(optional.into_iter().filter_map(|(key, value)| Some((key, value.clone()?))));
     lines.extend(survey.created.and_then(date).map(|date| ("Created on", date)));
-    for (tier, urls) in survey.announce.iter().enumerate() {
-        lines.extend(urls.iter().map(|url| ("Tracker", format!("{url} (tier {})", tier + 1))));
-    }
     lines.extend(survey.web_seeds.iter().map(|url| ("Web seed", url.clone())));
+    let tiers = survey.announce.iter().enumerate();
+    let mut trackers = tiers.flat_map(|(tier, urls)| urls.iter().map(move |url| (tier + 1, url)));
+    lines.extend(trackers.next().map(|(_, url)| ("Announce", url.clone())));
     let mut text = String::new();
     for (key, value) in lines {
-        text.push_str(&format!("{:<14}{}\n", format!("{key}:"), view::printable(&value)));
+        text.push_str(&format!("{key}: {}\n", view::printable(&value)));
+    }
+    for (n, (tier, url)) in trackers.enumerate() {
+        text.push_str(if n == 0 { "Alternates:\n" } else { "" });
+        text.push_str(&format!(" {}. {} (tier {tier})\n", n + 1, view::printable(url)));
     }
     if survey.is_folder {
-        text.push_str(&format!("Directory:    {}\n", view::printable(&survey.name)));
+        text.push_str(&format!("Directory: {}\n", view::printable(&survey.name)));
     }
-    // As ctorrent lists them, for scripts that read it.
     for (n, file) in survey.files.iter().enumerate() {
         text.push_str(&format!("<{}> {} [{}]\n", n + 1, view::printable(&file.path), file.length));
     }
@@ -105,7 +111,8 @@ mod tests {
         let text = text(&survey, None);
         let file = format!("<1> {} [{}]", survey.files[0].path, survey.files[0].length);
         assert!(text.lines().any(|line| line == file), "{text}");
-        assert!(text.contains("\nHash:         15792ab834aa62646e7ec8b1472b58a517650f1e\n"), "{text}");
+        assert!(text.contains("\nHash: 15792ab834aa62646e7ec8b1472b58a517650f1e\n"), "{text}");
+        assert_eq!(text.matches("\nAnnounce: ").count(), 1, "{text}");
         assert!(!text.contains("does not fetch"), "{text}");
     }
 

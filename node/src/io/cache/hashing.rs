@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender};
 
 use anyhow::Context as _;
-use labmesh_proto::announcer::foreign_tiers;
+use labmesh_proto::announcer::is_foreign;
 use labmesh_proto::bitfield::Bitfield;
 use labmesh_proto::id::InfoHash;
 use labmesh_proto::wire::metainfo::Metainfo;
@@ -103,7 +103,7 @@ fn hash_one(job: &HashJob) -> anyhow::Result<Outcome> {
             if fits && good.is_full() {
                 return sums(job, metainfo).map(Outcome::Whole);
             }
-            let foreign = !foreign_tiers(&metainfo, &job.host).is_empty();
+            let foreign = is_foreign(&metainfo, &job.host);
             if foreign && job.other_known != Some(metainfo.info_hash()) {
                 return complete_it(job, &metainfo, &good);
             }

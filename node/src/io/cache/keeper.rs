@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use labmesh_proto::announcer::foreign_tiers;
+use labmesh_proto::announcer::is_foreign;
 use labmesh_proto::id::InfoHash;
 use labmesh_proto::io::Input;
 use labmesh_proto::wire::metainfo::Metainfo;
@@ -568,7 +568,7 @@ impl Keeper {
         let sidecars = Sidecars::of(&self.folders, &asked.found.path);
         let written = sum.and_then(|sum| {
             sidecars.write_full_sum(&sum).map_err(|e| e.to_string())?;
-            let foreign = !foreign_tiers(metainfo, &self.folders.host).is_empty();
+            let foreign = is_foreign(metainfo, &self.folders.host);
             if metainfo.comment().is_none() && !foreign && sidecars.torrent().exists() {
                 let bytes = metainfo.to_bytes(metainfo.announce(), Some(&sum));
                 sidecars.write_torrent(&bytes).map_err(|e| e.to_string())?;

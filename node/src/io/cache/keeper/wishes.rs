@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
-use labmesh_proto::announcer::foreign_tiers;
+use labmesh_proto::announcer::is_foreign;
 use labmesh_proto::config::Mode;
 use labmesh_proto::id::InfoHash;
 use labmesh_proto::io::Input;
@@ -128,7 +128,7 @@ impl Keeper {
         let about = read_torrent(&torrent.path).ok().map(|metainfo| About {
             info_hash: metainfo.info_hash(),
             name: metainfo.name().to_owned(),
-            foreign: !foreign_tiers(&metainfo, &self.folders.host).is_empty(),
+            foreign: is_foreign(&metainfo, &self.folders.host),
         });
         Some((stamp, about))
     }
