@@ -111,7 +111,7 @@ fn a_mode_says_what_follows_from_it() {
     let said = nodes[0].cli(&["mode", "x.img", "seeder", "60"]).good();
     assert!(said.contains("for as long as this node is the master"), "{said}");
     let transfer = nodes[0].transfer("x.img").expect("it is there");
-    assert_eq!((&transfer["seeds_as_master"], &transfer["seed_left_s"]), (&true.into(), &serde_json::Value::Null));
+    assert_eq!((&transfer["seeds_as_master"], &transfer["seed_left_s"]), (&true.into(), &Value::Null));
     assert!(nodes[0].cli(&["status"]).good().contains("as master"));
 
     // Limits of a node that runs are not those of a `get`.

@@ -263,6 +263,7 @@ mod tests {
     /// Not a test: `tests/bench/hashing` runs it and shows what it prints.
     #[test]
     #[ignore = "a benchmark"]
+    #[expect(clippy::print_stdout, reason = "what it is for")]
     fn speed_of_one_core() {
         const CHUNK: usize = 1024;
         let data = vec![7; CHUNK * BLOCK];
