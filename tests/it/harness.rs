@@ -55,6 +55,7 @@ pub(crate) fn stays(span: Duration, mut holds: impl FnMut() -> bool) -> bool {
         if !holds() {
             return false;
         }
+        // What must not happen has no event; each look asks a process that cannot call us.
         std::thread::sleep(Duration::from_millis(20));
     }
     true

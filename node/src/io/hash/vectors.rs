@@ -260,9 +260,8 @@ mod tests {
         every_kind().for_each(check);
     }
 
-    /// Not a test: `tests/bench/hashing` runs it and shows what it prints.
     #[test]
-    #[ignore = "a benchmark"]
+    #[ignore = "a benchmark, which asserts nothing: tests/bench/hashing runs it and shows what it prints"]
     #[expect(clippy::print_stdout, reason = "what it is for")]
     fn speed_of_one_core() {
         const CHUNK: usize = 1024;
