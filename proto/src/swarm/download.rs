@@ -4,6 +4,9 @@
 //! that nobody works on, the one it suggested, the rarest missing one; then it helps with begun ones; then, in the end
 //! game, it is asked for blocks that others were asked for. A block that does not come in a small multiple of its
 //! expected time is asked of somebody else. No piece is begun without room in the piece buffer.
+//!
+//! Who fetches alone begins the first missing piece instead of the rarest: the disk here, and those of the whole copies,
+//! then go through the file once.
 
 use std::time::Duration;
 
@@ -111,7 +114,7 @@ impl Swarm {
             return Some(piece);
         }
         if !self.out_of_buffers()
-            && let Some(piece) = self.suggested(p).or_else(|| self.picker.pick(&self.peers[p].has))
+            && let Some(piece) = self.missing_piece(p)
         {
             self.picker.remove(piece);
             self.pieces.begin(piece, sender);
@@ -119,6 +122,14 @@ impl Swarm {
         }
         // Nothing is left to begin: help with what others began.
         self.begun_for(p, |_| true).next().map(|q| q.piece)
+    }
+
+    /// The missing piece that the peer is to send.
+    fn missing_piece(&mut self, p: usize) -> Option<PieceIndex> {
+        self.suggested(p).or_else(|| {
+            let has = &self.peers[p].has;
+            if self.takers() == 0 { self.picker.first(has) } else { self.picker.rarest(has) }
+        })
     }
 
     /// Begun pieces of which the peer could send a block that nobody was asked for.

@@ -1,8 +1,9 @@
-//! Which piece next: the rarest that is missing, ties broken at random, differently on every node.
+//! Which piece next: the rarest that is missing, ties broken at random, differently on every node. Who fetches alone has
+//! nobody to be different from, and takes them in the order of the file: hard disks like that, here and where it is read.
 //!
 //! Rule: missing pieces stand in one array, ordered in buckets by how many connected peers have them; a `have` moves
 //! a piece by one bucket with one swap. Seeds are counted once and move nothing. Not here: blocks (`pieces`), who is
-//! asked (`swarm`).
+//! asked, and who is alone (`download`).
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::Rng;
@@ -111,13 +112,19 @@ impl Picker {
     }
 
     /// The rarest missing piece that `them` has.
-    pub fn pick(&self, them: &Bitfield) -> Option<PieceIndex> {
+    pub fn rarest(&self, them: &Bitfield) -> Option<PieceIndex> {
         let rarest = self.order.iter().take(LOOKED_AT).copied().find(|piece| them.has(*piece));
-        rarest.or_else(|| {
-            // It has few that are waited for: those are looked at instead of all that are waited for.
-            let common = self.waiting.common(them).filter_map(|p| self.geometry.piece(p));
-            common.min_by_key(|piece| self.place[piece.index()])
-        })
+        // It has few that are waited for: those are looked at instead of all that are waited for.
+        rarest.or_else(|| self.common(them).min_by_key(|piece| self.place[piece.index()]))
+    }
+
+    /// The first missing piece of the file that `them` has.
+    pub fn first(&self, them: &Bitfield) -> Option<PieceIndex> {
+        self.common(them).next()
+    }
+
+    fn common<'a>(&'a self, them: &'a Bitfield) -> impl Iterator<Item = PieceIndex> + 'a {
+        self.waiting.common(them).filter_map(|p| self.geometry.piece(p))
     }
 
     /// Whether the piece waits to be picked.
@@ -186,12 +193,13 @@ mod tests {
             (0..count).for_each(|_| picker.more(p(piece)));
         }
         let mut them = Bitfield::full(4);
-        assert_eq!(picker.pick(&them), Some(p(3)), "nobody else has it");
+        assert_eq!(picker.rarest(&them), Some(p(3)), "nobody else has it");
         assert_eq!(picker.unavailable(), 1);
+        assert_eq!(picker.first(&them), Some(p(0)), "however many have it");
         them.clear(p(3));
-        assert_eq!(picker.pick(&them), Some(p(1)));
+        assert_eq!(picker.rarest(&them), Some(p(1)));
         them.clear(p(1));
-        assert_eq!(picker.pick(&them), Some(p(2)));
+        assert_eq!(picker.rarest(&them), Some(p(2)));
         picker.seed(true);
         assert_eq!((picker.unavailable(), picker.availability(p(2))), (0, 3));
     }

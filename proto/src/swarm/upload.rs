@@ -6,7 +6,9 @@
 //! bounded number of slots and every second block. There is no tit for tat.
 //!
 //! The master serves nodes in mode seeder first, since they serve the others. A whole copy steers with BEP 6 `suggest`:
-//! it promises each piece that nobody has to one peer, so that every piece goes out once before any goes out twice.
+//! it promises each piece that nobody has to one peer, so that every piece goes out once before any goes out twice. Which
+//! one is next is chosen at random, so that several whole copies send different ones; to who takes alone, in the order of
+//! the file.
 //! `docs/SIMULATION.md` has the experiments behind each number.
 
 use std::time::Duration;
@@ -62,7 +64,7 @@ pub(super) struct Upload {
     foreign_last: bool,
     /// How often each piece was begun to be sent; only counted by whole copies.
     sent: Vec<u8>,
-    /// Pieces in a random order, and how far it is used up: what to suggest next.
+    /// Pieces that were not suggested to anybody yet, last of the file first.
     fresh: Vec<PieceIndex>,
 }
 
@@ -337,7 +339,7 @@ impl Swarm {
         self.order_fresh();
         let ahead = PROMISED_BYTES.div_ceil(u64::from(self.geometry.piece_length())) as usize + 1;
         while self.peers[p].promised.len() < ahead.min(SUGGESTIONS_MAX) {
-            let Some(piece) = self.upload.fresh.pop() else { break };
+            let Some(piece) = self.next_fresh() else { break };
             if self.upload.sent[piece.index()] > 0 || self.picker.is_spread(piece) {
                 continue;
             }
@@ -346,20 +348,26 @@ impl Swarm {
         }
     }
 
+    /// What to suggest next.
+    fn next_fresh(&mut self) -> Option<PieceIndex> {
+        let last = self.upload.fresh.len().checked_sub(1)?;
+        let at = if self.takers() > 1 { self.rng.next_u64() as usize % (last + 1) } else { last };
+        Some(self.upload.fresh.remove(at))
+    }
+
     /// What was promised and not sent may be promised to others.
     fn take_promises_back(&mut self, p: usize) {
-        let promised = std::mem::take(&mut self.peers[p].promised);
-        self.upload.fresh.extend(promised);
+        for piece in std::mem::take(&mut self.peers[p].promised) {
+            let at = self.upload.fresh.partition_point(|other| *other > piece);
+            self.upload.fresh.insert(at, piece);
+        }
     }
 
     fn order_fresh(&mut self) {
         if self.upload.sent.is_empty() {
             self.upload.sent = vec![0; self.geometry.pieces() as usize];
-            let mut all: Vec<PieceIndex> = self.geometry.all().collect();
-            for i in (1..all.len()).rev() {
-                all.swap(i, self.rng.next_u64() as usize % (i + 1));
-            }
-            self.upload.fresh = all;
+            self.upload.fresh = self.geometry.all().collect();
+            self.upload.fresh.reverse();
         }
     }
 }
