@@ -29,6 +29,8 @@ pub(super) struct Host {
     pub(super) downloaded: u64,
     /// Bytes of the requests that it sent.
     pub(super) asked: u64,
+    /// The pieces that it began, each with whom it asked for the first block of it.
+    pub(super) begun: Vec<(usize, u32)>,
     pub(super) complete_at: Option<Time>,
     /// Sends bytes that are not those of the image.
     pub(super) liar: bool,
@@ -122,6 +124,7 @@ impl Room {
             uploaded: 0,
             downloaded: 0,
             asked: 0,
+            begun: Vec::new(),
             limiter: Limiter::default(),
             complete_at: None,
             liar: false,
@@ -350,6 +353,9 @@ impl Room {
                 let other = self.other(host, conn);
                 if let Message::Request(range) = &message {
                     self.hosts[host].asked += u64::from(range.len);
+                    if range.offset == 0 {
+                        self.hosts[host].begun.push((other, range.piece));
+                    }
                 }
                 self.later(self.now + LATENCY, other, Input::Peer(conn, message));
             }

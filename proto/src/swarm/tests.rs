@@ -363,6 +363,72 @@ fn what_was_asked_for_and_will_not_come_is_given_back() {
     keeps(MIB, 11, room.hosts[peer].asked - lost, "asked");
 }
 
+/// The pieces that a host has begun by now, of one other or of all.
+fn begun(room: &Room, host: usize, of: Option<usize>) -> Vec<u32> {
+    let of = |source: usize| of.is_none_or(|of| of == source);
+    room.hosts[host].begun.iter().filter(|(source, _)| of(*source)).map(|(_, piece)| *piece).collect()
+}
+
+/// Until the end game every piece is asked for once. Whole copies of ours suggest pieces and foreign ones do not.
+#[test]
+fn who_fetches_alone_goes_through_the_file_once_and_so_does_each_whole_copy() {
+    for (ours, foreign) in [(1, 0), (0, 1), (3, 0), (2, 1)] {
+        let mut room = Room::new(IMAGE, MIB as u32);
+        let mut sources: Vec<usize> = (0..ours).map(|_| room.join(GBIT, Mode::Seeder, None, true)).collect();
+        sources.extend((0..foreign).map(|_| room.join_foreign(GBIT)));
+        let taker = room.join(GBIT, Mode::Peer, forever(), false);
+        room.run_until(secs(60), "nearly all", |room| room.hosts[taker].downloaded > IMAGE * 9 / 10);
+        let all = begun(&room, taker, None);
+        assert_eq!(all, Vec::from_iter(0..all.len() as u32), "of {ours} of ours and {foreign} others");
+        for source in &sources {
+            let share = begun(&room, taker, Some(*source)).len();
+            assert!(share > all.len() / sources.len() / 2, "{share} pieces of {} of one of {sources:?}", all.len());
+        }
+    }
+}
+
+#[test]
+fn when_a_second_taker_comes_the_two_fetch_different_pieces_at_once() {
+    let mut room = Room::new(IMAGE, MIB as u32);
+    let source = room.join(GBIT / 4, Mode::Seeder, None, true);
+    let first = room.join(GBIT / 4, Mode::Peer, forever(), false);
+    room.run_until(secs(60), "a quarter", |room| room.hosts[first].downloaded > IMAGE / 4);
+    assert!(begun(&room, first, None).is_sorted());
+    let second = room.join(GBIT / 4, Mode::Peer, forever(), false);
+    // Connections, and what was promised before.
+    room.run_for(Duration::from_millis(200));
+    let before = [first, second].map(|taker| begun(&room, taker, Some(source)).len());
+    room.run_until(secs(60), "three quarters", |room| room.hosts[first].downloaded > IMAGE * 3 / 4);
+    let [of_first, of_second] = [(first, before[0]), (second, before[1])]
+        .map(|(taker, before)| begun(&room, taker, Some(source))[before..].to_vec());
+    assert!(of_first.len() > 20 && of_second.len() > 20, "{of_first:?} {of_second:?}");
+    assert!(!of_first.is_sorted() && !of_second.is_sorted(), "{of_first:?} {of_second:?}");
+    let twice = of_second.iter().filter(|piece| of_first.contains(piece)).count();
+    assert!(twice <= 2, "{twice} pieces of the same: {of_first:?} {of_second:?}");
+    room.run_until(secs(60), "both complete", Room::all_complete);
+    let copies = room.hosts[source].uploaded as f64 / IMAGE as f64;
+    assert!(copies < 1.1, "the source sent {copies:.2} copies");
+}
+
+#[test]
+fn many_that_begin_together_begin_with_different_pieces() {
+    for (ours, foreign) in [(1, 0), (2, 0), (0, 1)] {
+        let mut room = Room::new(IMAGE, MIB as u32);
+        for n in 0..ours + foreign {
+            if n < ours {
+                room.join(GBIT, Mode::Seeder, None, true)
+            } else {
+                room.join_foreign(GBIT)
+            };
+        }
+        let takers: Vec<usize> = (0..8).map(|_| room.join(GBIT, Mode::Peer, forever(), false)).collect();
+        room.run_for(Duration::from_millis(5));
+        let firsts: Vec<u32> = takers.iter().map(|taker| begun(&room, *taker, None)[0]).collect();
+        let distinct: std::collections::BTreeSet<u32> = firsts.iter().copied().collect();
+        assert!(distinct.len() >= takers.len() - 1, "of {ours} of ours and {foreign} others: {firsts:?}");
+    }
+}
+
 #[test]
 fn enough_ends_when_the_last_one_has_it() {
     let mut room = Room::new(IMAGE, MIB as u32);
@@ -630,6 +696,32 @@ fn what_a_client_tells_is_dialled_once_a_minute_and_never_for_a_private_torrent(
     private.stranger(1);
     private.stranger(2);
     assert_eq!((private.tells(1, &[(8, 0)]), private.told(secs(100))), (vec![], vec![]));
+}
+
+/// Alone is who is connected with nobody who misses pieces, and hears of nobody from the tracker.
+#[test]
+fn the_first_pieces_are_begun_by_who_is_alone_as_far_as_it_knows() {
+    let alone = |others_missing: u32, stranger: Option<Message>| {
+        let mut fetching = Exchanging::new(crate::testing::metainfo(64 * MIB, 65_536), false);
+        let info_hash = fetching.alone.0.info_hash();
+        let incomplete = 1 + others_missing;
+        let neighbours = Neighbours { info_hash, neighbours: Vec::new(), complete: 1, incomplete, stay: false };
+        fetching.says(Input::Neighbours(neighbours));
+        if let Some(has) = stranger {
+            fetching.stranger(1);
+            fetching.says(Input::Peer(ConnId(1), has));
+        }
+        fetching.stranger(2);
+        fetching.says(Input::Peer(ConnId(2), Message::HaveAll));
+        fetching.says(Input::Peer(ConnId(2), Message::Unchoke));
+        let begun: Vec<u32> = fetching.alone.0.pieces.partials().iter().map(|partial| partial.piece.get()).collect();
+        assert!(begun.len() > 4);
+        begun == Vec::from_iter(0..begun.len() as u32)
+    };
+    assert!(alone(0, None) && alone(0, Some(Message::HaveAll)));
+    assert!(!alone(1, None), "the tracker knows of another");
+    assert!(!alone(0, Some(Message::HaveNone)), "a client that the tracker does not know");
+    assert!(!alone(0, Some(Message::Have(1023))), "one with its last piece");
 }
 
 #[test]
