@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::{Input, Output, Start, Swarm};
 use crate::bitfield::Bitfield;
-use crate::config::{LARGE_BLOCK_BYTES, Mode, RateLimits, SeedTime};
+use crate::config::{HUGE_BLOCK_BYTES, Mode, RateLimits, SeedTime};
 use crate::error::CloseReason;
 use crate::id::{Block, ConnId, ImageIndex, NodeId, PeerId, PieceIndex, Time};
 use crate::io;
@@ -29,6 +29,8 @@ pub(super) struct Host {
     pub(super) downloaded: u64,
     /// Bytes of the requests that it sent.
     pub(super) asked: u64,
+    /// Bytes of the longest of them.
+    pub(super) longest: u32,
     pub(super) complete_at: Option<Time>,
     /// Sends bytes that are not those of the image.
     pub(super) liar: bool,
@@ -110,7 +112,7 @@ impl Room {
             master: false,
             buffer_bytes: 64 << 20,
             limits: RateLimits::default(),
-            block_bytes: LARGE_BLOCK_BYTES,
+            block_bytes: HUGE_BLOCK_BYTES,
             exchange: true,
             transient: false,
             seed: host as u64,
@@ -122,6 +124,7 @@ impl Room {
             uploaded: 0,
             downloaded: 0,
             asked: 0,
+            longest: 0,
             limiter: Limiter::default(),
             complete_at: None,
             liar: false,
@@ -349,7 +352,9 @@ impl Room {
             io::Output::Peer { conn, message } => {
                 let other = self.other(host, conn);
                 if let Message::Request(range) = &message {
-                    self.hosts[host].asked += u64::from(range.len);
+                    let asking = &mut self.hosts[host];
+                    asking.asked += u64::from(range.len);
+                    asking.longest = asking.longest.max(range.len);
                 }
                 self.later(self.now + LATENCY, other, Input::Peer(conn, message));
             }
