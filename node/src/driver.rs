@@ -435,7 +435,7 @@ impl Driver {
             peer_exchange: config.local_discovery,
             transient: config.transient,
             piece_buffer_bytes: config.piece_buffer,
-            block_bytes: proto::LARGE_BLOCK_BYTES,
+            block_bytes: proto::HUGE_BLOCK_BYTES,
             seed: seed(identity.node_id()),
         };
         let mut node = Node::new(now(), node, identity.epoch());

@@ -256,8 +256,8 @@ pub struct Config {
     pub transient: bool,
     /// Bytes of pieces in flight that the driver has buffers for.
     pub piece_buffer_bytes: u64,
-    /// The longest block that it asks of our own nodes and serves: [`LARGE_BLOCK_BYTES`]; only the simulator has rooms
-    /// with longer ones.
+    /// The longest block that it asks of our own nodes and serves: [`HUGE_BLOCK_BYTES`]; only the simulator has rooms
+    /// with others.
     pub block_bytes: u32,
     /// The bytes this node draws its chances from.
     pub seed: u64,
@@ -440,8 +440,13 @@ pub const LSD_PAUSE_FETCHING: Duration = Duration::from_secs(5);
 pub const BLOCK_BYTES: u32 = 16 * 1024;
 /// The unit between our own nodes: a sixteenth of the messages, and a large enough sendfile.
 pub const LARGE_BLOCK_BYTES: u32 = 256 * 1024;
+/// The unit for who receives so much that it takes no longer than a [`LARGE_BLOCK_BYTES`] does at a gigabit: there the
+/// threads that wake each other for every block are a sixth of all work.
+pub const HUGE_BLOCK_BYTES: u32 = 1024 * 1024;
+/// Bytes a second, from all peers together, with which one asks for [`HUGE_BLOCK_BYTES`] at once.
+pub const HUGE_BLOCK_RATE: u64 = 256 * 1024 * 1024;
 /// The longest request we answer.
-pub const REQUEST_BYTES_MAX: u32 = LARGE_BLOCK_BYTES;
+pub const REQUEST_BYTES_MAX: u32 = HUGE_BLOCK_BYTES;
 /// The longest bitfield: that of a torrent at its limit, which has no room for more piece hashes of 20 bytes.
 pub const BITFIELD_BYTES_MAX: usize = TORRENT_BYTES_MAX.div_ceil(20).div_ceil(8);
 /// The longest extension handshake, and the longest peer exchange; real ones have a few hundred bytes.

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use labmesh_proto::config::{LARGE_BLOCK_BYTES, Mode, NODES_MAX, PIECE_BYTES_MAX, PIECE_BYTES_MIN, SeedTime, Weight};
+use labmesh_proto::config::{HUGE_BLOCK_BYTES, Mode, NODES_MAX, PIECE_BYTES_MAX, PIECE_BYTES_MIN, SeedTime, Weight};
 use serde::Deserialize;
 
 mod units;
@@ -432,7 +432,7 @@ fn window() -> Size {
 
 /// As the binary has it.
 fn block() -> Size {
-    Size(LARGE_BLOCK_BYTES.into())
+    Size(HUGE_BLOCK_BYTES.into())
 }
 
 /// As the default configuration has it.

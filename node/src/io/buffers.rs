@@ -10,13 +10,15 @@
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use labmesh_proto::config::{BLOCK_BYTES, LARGE_BLOCK_BYTES};
+use labmesh_proto::config::{BLOCK_BYTES, HUGE_BLOCK_BYTES, LARGE_BLOCK_BYTES};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+/// What buffers there are, in bytes.
+const SIZES: [usize; 3] = [SMALL, LARGE_BLOCK_BYTES as usize, LARGEST];
 const SMALL: usize = BLOCK_BYTES as usize;
-const LARGE: usize = LARGE_BLOCK_BYTES as usize;
+const LARGEST: usize = HUGE_BLOCK_BYTES as usize;
 
 /// The pool. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -26,23 +28,23 @@ pub struct Buffers(Arc<Pool>);
 struct Pool {
     /// One permit per [`SMALL`] bytes.
     room: Arc<Semaphore>,
-    small: Mutex<Vec<Box<[u8]>>>,
-    large: Mutex<Vec<Box<[u8]>>>,
+    /// Those that are not in use, of each of [`SIZES`].
+    free: Mutex<[Vec<Box<[u8]>>; 3]>,
 }
 
 impl Buffers {
-    /// At most this many bytes of buffers are in use at any time; at least one large block. Unused ones of the other
-    /// size may add as much until [`Buffers::trim`].
+    /// At most this many bytes of buffers are there at any time, used or not, but for the overdrawn; at least one of the
+    /// largest.
     pub fn new(bytes: u64) -> Self {
         let permits = usize::try_from(bytes / SMALL as u64).unwrap_or(usize::MAX);
-        let room = permits.clamp(LARGE / SMALL, Semaphore::MAX_PERMITS);
-        Self(Arc::new(Pool { room: Arc::new(Semaphore::new(room)), small: Mutex::default(), large: Mutex::default() }))
+        let room = permits.clamp(LARGEST / SMALL, Semaphore::MAX_PERMITS);
+        Self(Arc::new(Pool { room: Arc::new(Semaphore::new(room)), free: Mutex::default() }))
     }
 
-    /// A buffer of `len` bytes, at most [`LARGE_BLOCK_BYTES`]; what is in it is left over from others. Waits until
+    /// A buffer of `len` bytes, at most [`HUGE_BLOCK_BYTES`]; what is in it is left over from others. Waits until
     /// there is room.
     pub async fn take(&self, len: usize) -> Buffer {
-        let room = Arc::clone(&self.0.room).acquire_many_owned((size_for(len) / SMALL) as u32).await;
+        let room = Arc::clone(&self.0.room).acquire_many_owned((SIZES[size_for(len)] / SMALL) as u32).await;
         self.make(len, Some(room.expect("the semaphore is never closed")))
     }
 
@@ -53,22 +55,35 @@ impl Buffers {
 
     fn make(&self, len: usize, room: Option<OwnedSemaphorePermit>) -> Buffer {
         let size = size_for(len);
-        let warm = self.0.free(size).lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let bytes = warm.unwrap_or_else(|| vec![0; size].into_boxed_slice());
+        let warm = self.0.pop(size);
+        let bytes = warm.unwrap_or_else(|| vec![0; SIZES[size]].into_boxed_slice());
         Buffer { bytes, len, home: Arc::clone(&self.0), room }
     }
 
     /// Gives unused buffers back to the system; for when nothing is being fetched.
     pub fn trim(&self) {
-        for size in [SMALL, LARGE] {
-            drop(std::mem::take(&mut *self.0.free(size).lock().unwrap_or_else(PoisonError::into_inner)));
-        }
+        drop(std::mem::take(&mut *self.0.free()));
     }
 }
 
 impl Pool {
-    fn free(&self, size: usize) -> &Mutex<Vec<Box<[u8]>>> {
-        if size == SMALL { &self.small } else { &self.large }
+    fn free(&self) -> MutexGuard<'_, [Vec<Box<[u8]>>; 3]> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An unused one; if there is none, as many bytes of others are given back as the new one will have.
+    fn pop(&self, size: usize) -> Option<Box<[u8]>> {
+        let mut free = self.free();
+        let warm = free[size].pop();
+        let mut missing = if warm.is_none() { SIZES[size] } else { 0 };
+        for others in free.iter_mut() {
+            while missing > 0
+                && let Some(other) = others.pop()
+            {
+                missing = missing.saturating_sub(other.len());
+            }
+        }
+        warm
     }
 }
 
@@ -81,9 +96,9 @@ pub struct Buffer {
     room: Option<OwnedSemaphorePermit>,
 }
 
+/// Which of [`SIZES`] has room for it.
 fn size_for(len: usize) -> usize {
-    assert!(len <= LARGE, "the decoder refuses longer blocks");
-    if len <= SMALL { SMALL } else { LARGE }
+    SIZES.iter().position(|size| len <= *size).expect("the decoder refuses longer blocks")
 }
 
 impl Deref for Buffer {
@@ -117,7 +132,7 @@ impl Drop for Buffer {
         if self.room.is_none() {
             return;
         }
-        self.home.free(bytes.len()).lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
+        self.home.free()[size_for(bytes.len())].push(bytes);
     }
 }
 
@@ -129,19 +144,34 @@ mod tests {
 
     #[test]
     fn room_is_bounded_and_comes_back() {
-        let buffers = Buffers::new(LARGE_BLOCK_BYTES as u64);
-        let large = buffers.take(LARGE).now_or_never().unwrap();
+        let buffers = Buffers::new(LARGEST as u64);
+        let largest = buffers.take(LARGEST).now_or_never().unwrap();
         assert!(buffers.take(1).now_or_never().is_none());
-        drop(large);
-        let small: Vec<_> = (0..16).map(|_| buffers.take(SMALL).now_or_never().unwrap()).collect();
+        drop(largest);
+        let small: Vec<_> = (0..64).map(|_| buffers.take(SMALL).now_or_never().unwrap()).collect();
         assert!(buffers.take(1).now_or_never().is_none());
-        let beyond = buffers.overdraw(LARGE);
+        let beyond = buffers.overdraw(LARGEST);
         drop(small);
         drop(beyond);
-        let all = buffers.take(LARGE).now_or_never().unwrap();
+        let all = buffers.take(LARGEST).now_or_never().unwrap();
         assert!(buffers.take(1).now_or_never().is_none());
         drop(all);
         assert_eq!(buffers.take(SMALL + 1).now_or_never().unwrap().len(), SMALL + 1);
+    }
+
+    #[test]
+    fn unused_buffers_of_other_sizes_make_room() {
+        let room = 4 * LARGEST;
+        let buffers = Buffers::new(room as u64);
+        let held = || buffers.0.free().iter().flatten().map(|bytes| bytes.len()).sum::<usize>();
+        for size in [SMALL, LARGEST, SIZES[1], LARGEST, SMALL] {
+            let all: Vec<_> = (0..room / size).map(|_| buffers.take(size).now_or_never().unwrap()).collect();
+            assert_eq!(held(), 0, "what is not in use would be beyond the limit");
+            drop(all);
+            assert_eq!(held(), room);
+        }
+        drop(buffers.take(LARGEST).now_or_never().unwrap());
+        assert_eq!(held(), room);
     }
 
     #[test]

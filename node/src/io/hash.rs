@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::panic::resume_unwind;
 use std::path::Path;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 
 use labmesh_proto::bitfield::Bitfield;
@@ -50,7 +50,8 @@ pub type Progress<'a> = dyn Fn(u64) + Sync + 'a;
 pub fn hash_file(path: &Path, geometry: Geometry, progress: &Progress<'_>) -> io::Result<Vec<[u8; 20]>> {
     let file = File::open(path)?;
     let hashes = Mutex::new(vec![[0; 20]; geometry.pieces() as usize]);
-    each_piece(&file, geometry, progress, &|piece, hash| {
+    let all: Vec<_> = geometry.all().collect();
+    each_piece(&file, geometry, &all, progress, &|piece, hash| {
         let hash = hash.ok_or_else(|| io::Error::new(io::ErrorKind::UnexpectedEof, "the file became shorter"))?;
         hashes.lock().expect("no thread panics with it")[piece.index()] = hash;
         Ok(())
@@ -63,9 +64,23 @@ pub fn hash_file(path: &Path, geometry: Geometry, progress: &Progress<'_>) -> io
 /// # Errors
 /// If the file cannot be read.
 pub fn verify_file(file: &File, metainfo: &Metainfo, progress: &Progress<'_>) -> io::Result<Bitfield> {
+    let all: Vec<_> = metainfo.geometry().all().collect();
+    verify_pieces(file, metainfo, &all, progress)
+}
+
+/// The same for some pieces, in order.
+///
+/// # Errors
+/// If one of them cannot be read.
+pub fn verify_pieces(
+    file: &File,
+    metainfo: &Metainfo,
+    pieces: &[PieceIndex],
+    progress: &Progress<'_>,
+) -> io::Result<Bitfield> {
     let geometry = metainfo.geometry();
     let good = Mutex::new(Bitfield::empty(geometry.pieces()));
-    each_piece(file, geometry, progress, &|piece, hash| {
+    each_piece(file, geometry, pieces, progress, &|piece, hash| {
         if hash.as_ref() == Some(metainfo.hash(piece)) {
             good.lock().expect("no thread panics with it").set(piece);
         }
@@ -125,52 +140,56 @@ fn hex(md5: Md5) -> String {
 /// What becomes of each piece; `None` if the file ends before it does.
 type Found<'a> = dyn Fn(PieceIndex, Option<[u8; 20]>) -> io::Result<()> + Sync + 'a;
 
-/// A file on its way through all cores.
+/// Pieces of a file on their way through all cores.
 struct Pass<'a> {
     file: &'a File,
     geometry: Geometry,
+    /// In order.
+    pieces: &'a [PieceIndex],
     progress: &'a Progress<'a>,
     found: &'a Found<'a>,
     in_memory: page_cache::Read<'a>,
     /// How many pieces a thread takes at a time.
     lanes: usize,
-    /// The first piece that no thread has taken.
-    next: AtomicU64,
+    /// Of the runs of so many pieces, the first that no thread has taken.
+    next: AtomicUsize,
     done: AtomicU64,
     failed: AtomicBool,
 }
 
-fn each_piece(file: &File, geometry: Geometry, progress: &Progress<'_>, found: &Found<'_>) -> io::Result<()> {
+fn each_piece(
+    file: &File,
+    geometry: Geometry,
+    pieces: &[PieceIndex],
+    progress: &Progress<'_>,
+    found: &Found<'_>,
+) -> io::Result<()> {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let in_memory = page_cache::Read::new(file);
     let fit = AT_A_TIME / u64::from(geometry.piece_length()) / cores as u64;
-    let share = (geometry.pieces() as usize).div_ceil(cores);
+    let share = pieces.len().div_ceil(cores);
     let lanes = (*LANES).min(fit as usize).min(share).max(1);
     let (next, done, failed) = Default::default();
-    let pass = Pass { file, geometry, progress, found, in_memory, lanes, next, done, failed };
+    let pass = Pass { file, geometry, pieces, progress, found, in_memory, lanes, next, done, failed };
     thread::scope(|scope| {
-        let threads: Vec<_> = (0..cores).map(|_| scope.spawn(|| pass.work())).collect();
+        let threads: Vec<_> = (0..cores.min(pieces.len())).map(|_| scope.spawn(|| pass.work())).collect();
         let results = threads.into_iter().map(|t| t.join().unwrap_or_else(|panic| resume_unwind(panic)));
         results.fold(Ok(()), io::Result::and)
     })
 }
 
 impl Pass<'_> {
-    /// Takes runs of neighbouring pieces until none is left.
+    /// Takes runs of pieces until none is left.
     fn work(&self) -> io::Result<()> {
         let mut chunks = vec![vec![0; CHUNK]; self.lanes];
         while !self.failed.load(Ordering::Relaxed) {
-            let first = self.next.fetch_add(self.lanes as u64, Ordering::Relaxed);
-            let numbers = (first..first + self.lanes as u64).filter_map(|n| u32::try_from(n).ok());
-            let pieces: Vec<_> = numbers.filter_map(|n| self.geometry.piece(n)).collect();
-            if pieces.is_empty() {
-                break;
-            }
-            let start = self.geometry.start(pieces[0]);
-            let len = pieces.iter().map(|p| u64::from(self.geometry.piece_len(*p))).sum();
-            let visit = self.in_memory.begin(start, len);
-            self.run(&pieces, &mut chunks).inspect_err(|_| self.failed.store(true, Ordering::Relaxed))?;
-            self.in_memory.end(visit);
+            let next = self.next.fetch_add(1, Ordering::Relaxed);
+            let Some(pieces) = self.pieces.chunks(self.lanes).nth(next) else { break };
+            let ranges = pieces.iter().map(|p| (self.geometry.start(*p), u64::from(self.geometry.piece_len(*p))));
+            let len: u64 = ranges.clone().map(|(_, len)| len).sum();
+            let visits: Vec<_> = ranges.map(|(start, len)| self.in_memory.begin(start, len)).collect();
+            self.run(pieces, &mut chunks).inspect_err(|_| self.failed.store(true, Ordering::Relaxed))?;
+            visits.into_iter().for_each(|visit| self.in_memory.end(visit));
             (self.progress)(self.done.fetch_add(len, Ordering::Relaxed) + len);
         }
         Ok(())

@@ -128,6 +128,13 @@ impl<'a> Read<'a> {
     }
 }
 
+impl Drop for Read<'_> {
+    /// Others may read from the same open file later, and the kernel reads ahead for them.
+    fn drop(&mut self) {
+        let _ = fadvise(self.file, 0, None, Advice::Normal);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
@@ -167,7 +174,8 @@ mod tests {
         let (file, in_memory) = file_of_four();
         forget(&file, 0, 3 * MIB);
         check(&file, in_memory, [false, false, false, true]);
-        let read = Read { left: Some(AtomicU64::new(MIB)), ..Read::new(&file) };
+        let mut read = Read::new(&file);
+        read.left = Some(AtomicU64::new(MIB));
         for mib in 0..4 {
             let visit = read.begin(mib * MIB, MIB);
             file.read_exact_at(&mut vec![0; MIB as usize], mib * MIB).unwrap();

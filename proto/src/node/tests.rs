@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Node;
 use crate::bitfield::Bitfield;
-use crate::config::{Config, LARGE_BLOCK_BYTES, Mode, RateLimit, RateLimits, TrackerConfig, Weight};
+use crate::config::{Config, HUGE_BLOCK_BYTES, Mode, RateLimit, RateLimits, TrackerConfig, Weight};
 use crate::id::{Epoch, InfoHash, NodeId, RequestId, Time};
 use crate::io::{Command, Event, Input, Output, Refusal, Reply};
 use crate::testing::metainfo;
@@ -44,7 +44,7 @@ impl Desk {
             prefer: false,
             transient: false,
             piece_buffer_bytes: 1 << 20,
-            block_bytes: LARGE_BLOCK_BYTES,
+            block_bytes: HUGE_BLOCK_BYTES,
             seed: 1,
         };
         let on_disk = Epoch { term: 0, node: config.id };

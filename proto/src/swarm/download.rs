@@ -54,7 +54,7 @@ impl Swarm {
             if !self.may(Direction::Down) {
                 return;
             }
-            let Some(block) = self.next_block(now, p) else { return };
+            let Some(block) = self.next_block(now, p, together) else { return };
             self.may_ask.spend(block.len);
             let peer = &mut self.peers[p];
             peer.ask(now, block);
@@ -91,8 +91,8 @@ impl Swarm {
             || self.pieces.partial(piece).is_some_and(Partial::has_free)
     }
 
-    fn next_block(&mut self, now: Time, p: usize) -> Option<Block> {
-        let len = self.peers[p].block_len.min(self.may_ask.block_most);
+    fn next_block(&mut self, now: Time, p: usize, together: u64) -> Option<Block> {
+        let len = self.peers[p].block_len(together).min(self.may_ask.block_most);
         if let Some(piece) = self.peers[p].current {
             if let Some(block) = self.pieces.ask_next(piece, len) {
                 return Some(block);
@@ -177,7 +177,7 @@ impl Swarm {
         }
         let (_, block) = best?;
         self.end_game = true;
-        let len = block.len.min(me.block_len);
+        let len = block.len.min(me.block_most);
         self.geometry.block(block.piece.get(), block.offset, len)
     }
 

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::bitfield::Bitfield;
-use crate::config::{BLOCK_BYTES, REQUESTS_PER_PEER_MAX, SUGGESTIONS_MAX};
+use crate::config::{BLOCK_BYTES, HUGE_BLOCK_RATE, LARGE_BLOCK_BYTES, REQUESTS_PER_PEER_MAX, SUGGESTIONS_MAX};
 use crate::id::{Block, ConnId, PeerId, PieceIndex, Time};
 use crate::swarm::download::STALL;
 use crate::swarm::pex::Exchange;
@@ -63,7 +63,7 @@ pub(super) struct Peer {
     pub(super) peer_interested: bool,
 
     /// The longest block that it serves.
-    pub(super) block_len: u32,
+    pub(super) block_most: u32,
     reqq: usize,
     /// It fetches in mode seeder.
     pub(super) seeder: bool,
@@ -128,7 +128,7 @@ impl Peer {
             am_interested: false,
             peer_choking: true,
             peer_interested: false,
-            block_len: BLOCK_BYTES,
+            block_most: BLOCK_BYTES,
             reqq: REQQ_DEFAULT,
             seeder: false,
             exchange: Exchange::default(),
@@ -163,7 +163,7 @@ impl Peer {
     pub(super) fn extend(&mut self, extended: &Extended, block_bytes: u32) {
         if let Some(block) = extended.block {
             let whole_cells = block.min(block_bytes) / BLOCK_BYTES * BLOCK_BYTES;
-            self.block_len = whole_cells.max(BLOCK_BYTES);
+            self.block_most = whole_cells.max(BLOCK_BYTES);
         }
         if let Some(port) = extended.port
             && !self.outgoing
@@ -185,6 +185,11 @@ impl Peer {
         self.suggested.push_back(piece);
     }
 
+    /// The block that it is asked for now. `together` bytes a second come from all.
+    pub(super) fn block_len(&self, together: u64) -> u32 {
+        if together < HUGE_BLOCK_RATE { self.block_most.min(LARGE_BLOCK_BYTES) } else { self.block_most }
+    }
+
     /// Bytes that may still be asked of it now. `sources` peers send to us, `together` bytes a second.
     pub(super) fn room(&self, now: Time, sources: u64, together: u64) -> u64 {
         // Transmission 3.00 refuses the last of the 512 that it offers, and tells so ten seconds later.
@@ -192,18 +197,16 @@ impl Peer {
         if self.asked.len() >= most {
             return 0;
         }
+        let block = u64::from(self.block_len(together));
         let ahead = |rate: u64, span: Duration| rate / 1000 * span.as_millis() as u64;
         let (least, span) = if self.is_ours() {
             let share = ahead(together, PIPELINE_TOGETHER).max(PIPELINE_BYTES_TOGETHER_MIN) / sources.max(1);
-            (share.clamp(u64::from(self.block_len), PIPELINE_BYTES_MAX), PIPELINE)
+            (share.clamp(block, PIPELINE_BYTES_MAX), PIPELINE)
         } else {
             (PIPELINE_BYTES_MIN_FOREIGN, PIPELINE_FOREIGN)
         };
-        let target = if self.snubbed {
-            u64::from(self.block_len)
-        } else {
-            ahead(self.down.per_second(now), span).clamp(least, PIPELINE_BYTES_MAX)
-        };
+        let target =
+            if self.snubbed { block } else { ahead(self.down.per_second(now), span).clamp(least, PIPELINE_BYTES_MAX) };
         target.saturating_sub(self.asked_bytes)
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::{Input, Output, Start, Swarm};
 use crate::bitfield::Bitfield;
-use crate::config::{LARGE_BLOCK_BYTES, Mode, RateLimits, SeedTime};
+use crate::config::{HUGE_BLOCK_BYTES, Mode, RateLimits, SeedTime};
 use crate::error::CloseReason;
 use crate::id::{Block, ConnId, ImageIndex, NodeId, PeerId, PieceIndex, Time};
 use crate::io;
@@ -29,7 +29,9 @@ pub(super) struct Host {
     pub(super) downloaded: u64,
     /// Bytes of the requests that it sent.
     pub(super) asked: u64,
-    /// The pieces that it began, each with whom it asked for the first block of it.
+    /// Bytes of the longest of them.
+    pub(super) longest: u32,
+    /// The pieces that it began, each behind whom it asked for the first block of it.
     pub(super) begun: Vec<(usize, u32)>,
     pub(super) complete_at: Option<Time>,
     /// Sends bytes that are not those of the image.
@@ -112,7 +114,7 @@ impl Room {
             master: false,
             buffer_bytes: 64 << 20,
             limits: RateLimits::default(),
-            block_bytes: LARGE_BLOCK_BYTES,
+            block_bytes: HUGE_BLOCK_BYTES,
             exchange: true,
             transient: false,
             seed: host as u64,
@@ -124,6 +126,7 @@ impl Room {
             uploaded: 0,
             downloaded: 0,
             asked: 0,
+            longest: 0,
             begun: Vec::new(),
             limiter: Limiter::default(),
             complete_at: None,
@@ -352,9 +355,11 @@ impl Room {
             io::Output::Peer { conn, message } => {
                 let other = self.other(host, conn);
                 if let Message::Request(range) = &message {
-                    self.hosts[host].asked += u64::from(range.len);
+                    let asking = &mut self.hosts[host];
+                    asking.asked += u64::from(range.len);
+                    asking.longest = asking.longest.max(range.len);
                     if range.offset == 0 {
-                        self.hosts[host].begun.push((other, range.piece));
+                        asking.begun.push((other, range.piece));
                     }
                 }
                 self.later(self.now + LATENCY, other, Input::Peer(conn, message));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::room::Room;
 use super::*;
-use crate::config::{LARGE_BLOCK_BYTES, RateLimit};
+use crate::config::{HUGE_BLOCK_BYTES, LARGE_BLOCK_BYTES, RateLimit};
 use crate::wire::control::Neighbour;
 use crate::wire::pex::Pex;
 
@@ -35,6 +35,17 @@ fn ten_peers_finish_in_little_more_than_one_copy_takes() {
     assert!(ratio < 1.5, "makespan is {ratio:.2} of the limit; the source sent {copies:.2} copies");
     assert!(copies < 1.5, "the source sent {copies:.2} copies; makespan {ratio:.2}");
     assert!(room.hosts.iter().all(|h| h.swarm.wasted() < IMAGE / 50), "little is sent in vain");
+}
+
+#[test]
+fn huge_blocks_are_for_who_receives_very_fast() {
+    for (rate, longest) in [(GBIT, LARGE_BLOCK_BYTES), (10 * GBIT, HUGE_BLOCK_BYTES)] {
+        let mut room = Room::new(IMAGE, 4 * MIB as u32);
+        room.join(rate, Mode::Seeder, None, true);
+        let peer = room.join(rate, Mode::Peer, forever(), false);
+        room.run_until(secs(60), "complete", |room| room.hosts[peer].swarm.is_complete());
+        assert_eq!(room.hosts[peer].longest, longest, "at {rate} bytes a second");
+    }
 }
 
 #[test]
@@ -498,7 +509,7 @@ impl Alone {
             master: false,
             buffer_bytes: 64 << 20,
             limits: RateLimits::default(),
-            block_bytes: LARGE_BLOCK_BYTES,
+            block_bytes: HUGE_BLOCK_BYTES,
             exchange: true,
             transient: false,
             seed: 1,

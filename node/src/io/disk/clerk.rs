@@ -260,11 +260,11 @@ fn open_whole(image: &Image, places: &[Place]) -> Result<File, DiskError> {
 fn take_over(image: &Image, file: &File, journal: &Keeper) -> Bitfield {
     let mut have = journal.journal.have.clone();
     let good = good_in_doubt(file, &image.metainfo, &have);
-    if !good.is_empty() {
-        debug!(pieces = good.len(), place = %image.place.part().display(), "found more than the journal vouches for");
+    if good.count() > 0 {
+        debug!(pieces = good.count(), place = %image.place.part().display(), "found more than the journal vouches for");
     }
     let mut written = image.written();
-    for piece in good {
+    for piece in good.iter(image.metainfo.geometry()) {
         have.set(piece);
         written.pieces.push(piece);
         written.bytes += u64::from(image.metainfo.geometry().piece_len(piece));

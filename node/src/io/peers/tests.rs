@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::thread;
 
-use labmesh_proto::config::{BLOCK_BYTES, LARGE_BLOCK_BYTES};
+use labmesh_proto::config::{BLOCK_BYTES, HUGE_BLOCK_BYTES, LARGE_BLOCK_BYTES};
 use labmesh_proto::id::{InfoHash, PeerId};
 use labmesh_proto::io::Input;
 use labmesh_proto::wire::peer::{Range, piece_header};
@@ -189,6 +189,7 @@ fn check_exchange(len: usize, piece_length: usize, block: u32) {
 #[test]
 fn an_image_crosses_the_wire_byte_for_byte_in_large_blocks() {
     check_exchange(64 << 20, 1 << 20, LARGE_BLOCK_BYTES);
+    check_exchange((64 << 20) + 4321, 4 << 20, HUGE_BLOCK_BYTES);
 }
 
 #[test]
@@ -265,15 +266,15 @@ fn messages_and_blocks_arrive_however_they_are_cut() {
     host.expect_down(conn);
 }
 
-/// A peer sends four large blocks to a node with one large buffer.
+/// A peer sends four blocks of the longest kind to a node that has room for one.
 fn with_one_buffer(buffer_wait: Duration, read: impl FnOnce(&Sample, &mut Host)) {
-    let sample = sample(1 << 20, 1 << 20);
+    let sample = sample(4 << 20, 4 << 20);
     let cache = cache_with(&sample);
     let mut host =
-        Host::with(cache.path(), Limits { buffer_wait, ..Limits::default() }, Buffers::new(LARGE_BLOCK_BYTES.into()));
+        Host::with(cache.path(), Limits { buffer_wait, ..Limits::default() }, Buffers::new(HUGE_BLOCK_BYTES.into()));
     host.bench.open(&sample, NAME, true).unwrap();
     let (mut stream, _) = host.visitor(&sample);
-    let len = LARGE_BLOCK_BYTES;
+    let len = HUGE_BLOCK_BYTES;
     thread::scope(|scope| {
         scope.spawn(|| {
             for n in 0..4 {
@@ -286,9 +287,9 @@ fn with_one_buffer(buffer_wait: Duration, read: impl FnOnce(&Sample, &mut Host))
 }
 
 #[track_caller]
-fn next_large_block(sample: &Sample, host: &mut Host, number: u32) -> Buffer {
+fn next_huge_block(sample: &Sample, host: &mut Host, number: u32) -> Buffer {
     let Event::Block { range, data, .. } = host.next() else { panic!("expected a block") };
-    assert_eq!(range.offset, number * LARGE_BLOCK_BYTES);
+    assert_eq!(range.offset, number * HUGE_BLOCK_BYTES);
     assert!(data[..] == sample.bytes[range.offset as usize..][..range.len as usize]);
     data
 }
@@ -297,7 +298,7 @@ fn next_large_block(sample: &Sample, host: &mut Host, number: u32) -> Buffer {
 fn when_buffers_are_used_up_the_reader_waits_and_goes_on() {
     with_one_buffer(PATIENCE, |sample, host| {
         for number in 0..4 {
-            let block = next_large_block(sample, host, number);
+            let block = next_huge_block(sample, host, number);
             assert!(host.bench.listener.events.is_empty(), "there is no second buffer");
             drop(block);
         }
@@ -307,7 +308,7 @@ fn when_buffers_are_used_up_the_reader_waits_and_goes_on() {
 #[test]
 fn when_all_buffers_are_kept_more_are_given_in_the_end() {
     with_one_buffer(Duration::from_millis(50), |sample, host| {
-        let _kept: Vec<_> = (0..4).map(|number| next_large_block(sample, host, number)).collect();
+        let _kept: Vec<_> = (0..4).map(|number| next_huge_block(sample, host, number)).collect();
     });
 }
 
@@ -374,7 +375,7 @@ fn garbage_closes_the_connection_before_and_after_the_handshake() {
     let mut stream = knock(host.addr());
     stream.write_all(&[b'G'; 68]).unwrap();
     assert!(is_closed(stream), "no PeerUp either: the next event is another's");
-    for garbage in [&[0xff; 100][..], &[0, 4, 0, 10, 7, 0, 0, 0, 0, 0, 0, 0, 0], b"GET / HTTP/1.1\r\n\r\n"] {
+    for garbage in [&[0xff; 100][..], &[0, 16, 0, 10, 7, 0, 0, 0, 0, 0, 0, 0, 0], b"GET / HTTP/1.1\r\n\r\n"] {
         let (mut stream, conn) = host.visitor(&sample);
         stream.write_all(garbage).unwrap();
         host.expect_down(conn);
