@@ -539,8 +539,9 @@ impl Swarm {
         }
     }
 
-    /// How many others miss pieces, as far as is known here. Whom the tracker counts may not be connected yet, so those who
-    /// begin together know of each other before they ask for anything; whom a connection shows may be new to the tracker.
+    /// How many others miss pieces, as far as is known here. Whom the tracker counts may not be connected yet, so
+    /// those who begin together know of each other before they ask for anything; whom a connection shows may be new to
+    /// the tracker.
     fn takers(&self) -> usize {
         let connected = self.peers.iter().filter(|p| !p.has.is_full()).count();
         connected.max(self.others_missing as usize)

@@ -5,8 +5,8 @@
 //! game, it is asked for blocks that others were asked for. A block that does not come in a small multiple of its
 //! expected time is asked of somebody else. No piece is begun without room in the piece buffer.
 //!
-//! Who fetches alone begins the first missing piece instead of the rarest: the disk here, and those of the whole copies,
-//! then go through the file once.
+//! Who fetches alone begins the first missing piece instead of the rarest: the disk here, and those of the whole
+//! copies, then go through the file once.
 
 use std::time::Duration;
 

@@ -1,9 +1,10 @@
-//! Which piece next: the rarest that is missing, ties broken at random, differently on every node. Who fetches alone has
-//! nobody to be different from, and takes them in the order of the file: hard disks like that, here and where it is read.
+//! Which piece next: the rarest that is missing, ties broken at random, differently on every node. Who fetches alone
+//! has nobody to be different from, and takes them in the order of the file: hard disks like that, here and where it
+//! is read.
 //!
 //! Rule: missing pieces stand in one array, ordered in buckets by how many connected peers have them; a `have` moves
 //! a piece by one bucket with one swap. Seeds are counted once and move nothing. Not here: blocks (`pieces`), who is
-//! asked, and who is alone (`download`).
+//! asked, and who is alone (`swarm`).
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::Rng;

@@ -5,10 +5,10 @@
 //! first first. Who takes its data slowly does not count, so a slow node delays nobody but itself. Foreign clients share a
 //! bounded number of slots and every second block. There is no tit for tat.
 //!
-//! The master serves nodes in mode seeder first, since they serve the others. A whole copy steers with BEP 6 `suggest`:
-//! it promises each piece that nobody has to one peer, so that every piece goes out once before any goes out twice. Which
-//! one is next is chosen at random, so that several whole copies send different ones; to who takes alone, in the order of
-//! the file.
+//! The master serves nodes in mode seeder first, since they serve the others. A whole copy steers with BEP 6
+//! `suggest`: it promises each piece that nobody has to one peer, so that every piece goes out once before any goes
+//! out twice. Which one is next is chosen at random, so that several whole copies send different ones; to who takes
+//! alone, in the order of the file.
 //! `docs/SIMULATION.md` has the experiments behind each number.
 
 use std::time::Duration;
