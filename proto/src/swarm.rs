@@ -767,8 +767,11 @@ impl Swarm {
             Message::Have(piece) => {
                 let piece = self.piece(piece)?;
                 self.note(p, piece);
-                let news = self.is_left_to_ask(piece);
+                let (conn, news) = (self.peers[p].conn, self.is_left_to_ask(piece));
                 self.after_learning(now, p, news);
+                if let Some(p) = self.peer_of(conn) {
+                    self.offered(p, piece);
+                }
             }
             Message::Choke => {
                 self.peers[p].peer_choking = true;

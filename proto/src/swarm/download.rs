@@ -3,12 +3,15 @@
 //! Rule: a peer is asked for the blocks of one piece in order. The next piece of a peer is, in this order: a begun one
 //! that nobody works on, the one it suggested, the rarest missing one; then it helps with begun ones; then, in the end
 //! game, it is asked for blocks that others were asked for. A block that does not come in a small multiple of its
-//! expected time is asked of somebody else. No piece is begun without room in the piece buffer.
+//! expected time is asked of somebody else. A piece that waits in one peer's line may change to the line of another that
+//! gets it too ([`Swarm::offered`]). No piece is begun without room in the piece buffer.
 //!
 //! Who fetches alone begins the first missing piece instead of the rarest: the disk here, and those of the whole
 //! copies, then go through the file once.
 
 use std::time::Duration;
+
+use rand_chacha::rand_core::Rng;
 
 use super::Swarm;
 use crate::config::{BLOCK_BYTES, Direction};
@@ -279,9 +282,35 @@ impl Swarm {
         }
     }
 
+    /// A peer that we wait for nothing from has a piece of which another one was asked and has sent nothing yet. At the
+    /// n-th who has it the request leaves that line with a chance of 1 in n, so that the lines of all who have a piece
+    /// become alike. Else the first would send it to everybody, since everybody asked it when it was the only one, and
+    /// those to whom it has sent it would be asked by nobody.
+    pub(super) fn offered(&mut self, p: usize, piece: PieceIndex) {
+        let peer = &self.peers[p];
+        let idle = peer.is_ours() && !peer.peer_choking && peer.am_interested && peer.asked.is_empty();
+        let Some(partial) = self.pieces.partial(piece).filter(|q| idle && q.senders.is_empty()) else { return };
+        let asked = |o: &Peer| partial.owner == Some(o.sender) && o.is_ours() && o.fast;
+        let Some(other) = self.peers.iter().position(asked) else { return };
+        let holders = u64::from(self.picker.availability(piece)).max(1);
+        if !self.rng.next_u64().is_multiple_of(holders) {
+            return;
+        }
+        let to = peer.conn;
+        let line = self.peers[other].asked.iter_mut().filter(|a| a.block.piece == piece && a.moves_to.is_none());
+        let cancelled = line.map(|asked| {
+            asked.moves_to = Some(to);
+            asked.block
+        });
+        for Block { piece, offset, len } in cancelled.collect::<Vec<_>>() {
+            self.tell(other, Message::Cancel(Range { piece: piece.get(), offset, len }));
+        }
+    }
+
     /// BEP 6: that request will not be answered.
     pub(super) fn rejected(&mut self, now: Time, p: usize, range: Range) {
         let Some(block) = self.geometry.block(range.piece, range.offset, range.len) else { return };
+        let moved = self.peers[p].asked.iter().find(|a| a.block == block).and_then(|a| a.moves_to);
         if self.peers[p].unask(&block) {
             self.may_ask.give_back(block.len);
             self.free(&block);
@@ -292,6 +321,9 @@ impl Swarm {
         if self.peers[p].current == Some(block.piece) {
             self.peers[p].current = None;
             self.pieces.disown(block.piece, self.peers[p].sender);
+        }
+        if let Some(to) = moved.and_then(|conn| self.peer_of(conn)) {
+            self.fill(now, to);
         }
         self.fill_all(now);
     }

@@ -38,6 +38,8 @@ const REQQ_DEFAULT: usize = 200;
 pub(super) struct Asked {
     pub(super) block: Block,
     pub(super) at: Time,
+    /// It was cancelled for this one, which is asked once the peer has refused it.
+    pub(super) moves_to: Option<ConnId>,
 }
 
 /// One connection that both sides have opened.
@@ -221,7 +223,7 @@ impl Peer {
             self.progress_at = now;
         }
         self.asked_bytes += u64::from(block.len);
-        self.asked.push_back(Asked { block, at: now });
+        self.asked.push_back(Asked { block, at: now, moves_to: None });
     }
 
     /// The request is answered, refused or taken back; whether there was one.
