@@ -445,6 +445,8 @@ pub const LARGE_BLOCK_BYTES: u32 = 256 * 1024;
 pub const HUGE_BLOCK_BYTES: u32 = 1024 * 1024;
 /// Bytes a second, from all peers together, with which one asks for [`HUGE_BLOCK_BYTES`] at once.
 pub const HUGE_BLOCK_RATE: u64 = 256 * 1024 * 1024;
+/// And so many of the one that is asked: others wait for no more than 40 ms behind such a block.
+pub const HUGE_BLOCK_RATE_OF_ONE: u64 = HUGE_BLOCK_RATE / 10;
 /// The longest request we answer.
 pub const REQUEST_BYTES_MAX: u32 = HUGE_BLOCK_BYTES;
 /// The longest bitfield: that of a torrent at its limit, which has no room for more piece hashes of 20 bytes.

@@ -766,10 +766,10 @@ impl Swarm {
             Message::HaveNone => {}
             Message::Have(piece) => {
                 let piece = self.piece(piece)?;
-                self.note(p, piece);
+                let first = self.note(p, piece);
                 let (conn, news) = (self.peers[p].conn, self.is_left_to_ask(piece));
                 self.after_learning(now, p, news);
-                if let Some(p) = self.peer_of(conn) {
+                if let Some(p) = self.peer_of(conn).filter(|_| first) {
                     self.offered(p, piece);
                 }
             }
@@ -820,7 +820,9 @@ impl Swarm {
         if self.peers[p].has.count() > 0 {
             let known = &self.peers[p].has;
             let new: Vec<PieceIndex> = has.iter(self.geometry).filter(|piece| !known.has(*piece)).collect();
-            new.into_iter().for_each(|piece| self.note(p, piece));
+            for piece in new {
+                self.note(p, piece);
+            }
             return self.after_learning(now, p, true);
         }
         if has.is_full() {
@@ -834,10 +836,10 @@ impl Swarm {
         self.after_learning(now, p, true);
     }
 
-    /// The peer has this piece; nothing is done about it yet.
-    fn note(&mut self, p: usize, piece: PieceIndex) {
+    /// The peer has this piece; nothing is done about it yet. Whether that is news.
+    fn note(&mut self, p: usize, piece: PieceIndex) -> bool {
         if !self.peers[p].has.set(piece) {
-            return;
+            return false;
         }
         self.picker.more(piece);
         if self.peers[p].has.is_full() {
@@ -848,6 +850,7 @@ impl Swarm {
         if !self.pieces.here().has(piece) {
             self.peers[p].useful += 1;
         }
+        true
     }
 
     /// What follows from what a peer has; `news` if something that is left to ask may be among it.

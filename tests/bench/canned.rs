@@ -2,7 +2,7 @@
 //!
 //! Rule: the system calls of an announce and nothing else, in the order and with the rest of our tracker's thread
 //! (`node/src/io/tracker/desk.rs`). What `tests/bench/tracker load` measures of it is the kernel's and the load's part,
-//! and what no server of this kind can surpass.
+//! and about what a server with one thread that rests like ours can reach.
 //!
 //! `canned ADDR`
 
@@ -45,7 +45,10 @@ fn main() -> anyhow::Result<()> {
     let mut events = Vec::with_capacity(TURN_MAX);
     loop {
         events.clear();
-        epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut events), None)?;
+        match epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut events), None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
         let mut asked = Vec::with_capacity(2 * TURN_MAX);
         for event in &events {
             if let Some(socket) = silent.remove(&event.data.u64()) {

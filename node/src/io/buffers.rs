@@ -16,9 +16,12 @@ use labmesh_proto::config::{BLOCK_BYTES, HUGE_BLOCK_BYTES, LARGE_BLOCK_BYTES};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// What buffers there are, in bytes.
-const SIZES: [usize; 3] = [SMALL, LARGE_BLOCK_BYTES as usize, LARGEST];
+const SIZES: [usize; 4] = [SMALL, LARGE_BLOCK_BYTES as usize, LARGEST / 2, LARGEST];
 const SMALL: usize = BLOCK_BYTES as usize;
 const LARGEST: usize = HUGE_BLOCK_BYTES as usize;
+
+/// Unused buffers, of each of [`SIZES`].
+type Free = [Vec<Box<[u8]>>; SIZES.len()];
 
 /// The pool. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -28,8 +31,8 @@ pub struct Buffers(Arc<Pool>);
 struct Pool {
     /// One permit per [`SMALL`] bytes.
     room: Arc<Semaphore>,
-    /// Those that are not in use, of each of [`SIZES`].
-    free: Mutex<[Vec<Box<[u8]>>; 3]>,
+    /// Those that are not in use.
+    free: Mutex<Free>,
 }
 
 impl Buffers {
@@ -67,20 +70,22 @@ impl Buffers {
 }
 
 impl Pool {
-    fn free(&self) -> MutexGuard<'_, [Vec<Box<[u8]>>; 3]> {
+    fn free(&self) -> MutexGuard<'_, Free> {
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An unused one; if there is none, as many bytes of others are given back as the new one will have.
+    /// An unused one; if there is none, others are given back as far as there is no room for a new one beside them.
     fn pop(&self, size: usize) -> Option<Box<[u8]>> {
         let mut free = self.free();
         let warm = free[size].pop();
-        let mut missing = if warm.is_none() { SIZES[size] } else { 0 };
-        for others in free.iter_mut() {
-            while missing > 0
-                && let Some(other) = others.pop()
-            {
-                missing = missing.saturating_sub(other.len());
+        if warm.is_none() {
+            // What is not in use; the new one is.
+            let room = self.room.available_permits() * SMALL;
+            let mut held: usize = free.iter().zip(SIZES).map(|(buffers, size)| buffers.len() * size).sum();
+            for (buffers, size) in free.iter_mut().zip(SIZES) {
+                while held > room && buffers.pop().is_some() {
+                    held -= size;
+                }
             }
         }
         warm
@@ -164,7 +169,7 @@ mod tests {
         let room = 4 * LARGEST;
         let buffers = Buffers::new(room as u64);
         let held = || buffers.0.free().iter().flatten().map(|bytes| bytes.len()).sum::<usize>();
-        for size in [SMALL, LARGEST, SIZES[1], LARGEST, SMALL] {
+        for size in [SMALL, LARGEST, SIZES[1], SIZES[2], LARGEST, SMALL] {
             let all: Vec<_> = (0..room / size).map(|_| buffers.take(size).now_or_never().unwrap()).collect();
             assert_eq!(held(), 0, "what is not in use would be beyond the limit");
             drop(all);

@@ -95,7 +95,7 @@ impl Swarm {
     }
 
     fn next_block(&mut self, now: Time, p: usize, together: u64) -> Option<Block> {
-        let len = self.peers[p].block_len(together).min(self.may_ask.block_most);
+        let len = self.peers[p].block_len(now, together).min(self.may_ask.block_most);
         if let Some(piece) = self.peers[p].current {
             if let Some(block) = self.pieces.ask_next(piece, len) {
                 return Some(block);
@@ -288,15 +288,21 @@ impl Swarm {
     /// those to whom it has sent it would be asked by nobody.
     pub(super) fn offered(&mut self, p: usize, piece: PieceIndex) {
         let peer = &self.peers[p];
-        let idle = peer.is_ours() && !peer.peer_choking && peer.am_interested && peer.asked.is_empty();
-        let Some(partial) = self.pieces.partial(piece).filter(|q| idle && q.senders.is_empty()) else { return };
+        let serves = peer.is_ours() && !peer.peer_choking && peer.am_interested && !peer.snubbed;
+        let idle = serves && peer.asked.is_empty();
+        let open = |q: &&Partial| idle && q.senders.is_empty() && !q.exclusive;
+        let Some(partial) = self.pieces.partial(piece).filter(open) else { return };
         let asked = |o: &Peer| partial.owner == Some(o.sender) && o.is_ours() && o.fast;
         let Some(other) = self.peers.iter().position(asked) else { return };
+        let to = peer.conn;
+        // One at a time: it may have no room for more.
+        if self.peers.iter().flat_map(|o| &o.asked).any(|asked| asked.moves_to == Some(to)) {
+            return;
+        }
         let holders = u64::from(self.picker.availability(piece)).max(1);
         if !self.rng.next_u64().is_multiple_of(holders) {
             return;
         }
-        let to = peer.conn;
         let line = self.peers[other].asked.iter_mut().filter(|a| a.block.piece == piece && a.moves_to.is_none());
         let cancelled = line.map(|asked| {
             asked.moves_to = Some(to);

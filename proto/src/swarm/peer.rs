@@ -8,7 +8,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::bitfield::Bitfield;
-use crate::config::{BLOCK_BYTES, HUGE_BLOCK_RATE, LARGE_BLOCK_BYTES, REQUESTS_PER_PEER_MAX, SUGGESTIONS_MAX};
+use crate::config::{
+    BLOCK_BYTES, HUGE_BLOCK_RATE, HUGE_BLOCK_RATE_OF_ONE, LARGE_BLOCK_BYTES, REQUESTS_PER_PEER_MAX, SUGGESTIONS_MAX,
+};
 use crate::id::{Block, ConnId, PeerId, PieceIndex, Time};
 use crate::swarm::download::STALL;
 use crate::swarm::pex::Exchange;
@@ -188,8 +190,9 @@ impl Peer {
     }
 
     /// The block that it is asked for now. `together` bytes a second come from all.
-    pub(super) fn block_len(&self, together: u64) -> u32 {
-        if together < HUGE_BLOCK_RATE { self.block_most.min(LARGE_BLOCK_BYTES) } else { self.block_most }
+    pub(super) fn block_len(&self, now: Time, together: u64) -> u32 {
+        let fast = together >= HUGE_BLOCK_RATE && self.down.per_second(now) >= HUGE_BLOCK_RATE_OF_ONE;
+        if fast { self.block_most } else { self.block_most.min(LARGE_BLOCK_BYTES) }
     }
 
     /// Bytes that may still be asked of it now. `sources` peers send to us, `together` bytes a second.
@@ -199,7 +202,7 @@ impl Peer {
         if self.asked.len() >= most {
             return 0;
         }
-        let block = u64::from(self.block_len(together));
+        let block = u64::from(self.block_len(now, together));
         let ahead = |rate: u64, span: Duration| rate / 1000 * span.as_millis() as u64;
         let (least, span) = if self.is_ours() {
             let share = ahead(together, PIPELINE_TOGETHER).max(PIPELINE_BYTES_TOGETHER_MIN) / sources.max(1);

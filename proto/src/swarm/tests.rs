@@ -604,54 +604,59 @@ fn a_stranger_of_no_use_does_not_keep_a_whole_copy_awake() {
     assert!(looks <= 2, "{looks} looks in a minute");
 }
 
-/// Of two that have a piece half of the requests wait at each, though all were made to the first.
+/// Of each piece there come to be two who have it: half of the requests wait at the second, though all were made to the
+/// first.
 #[test]
 fn a_request_changes_over_to_who_gets_the_piece_too() {
     let mut alone = Alone::new(crate::testing::metainfo(8 * MIB, 65_536), false);
     let info_hash = alone.0.info_hash();
-    let mut says = |input| -> Vec<(u32, Message)> {
+    let mut says = |input| -> Vec<(ConnId, Message)> {
         alone.0.handle_input(alone.1, input);
         let told = |output| match output {
-            Output::Border(io::Output::Peer { conn, message }) => Some((conn.0, message)),
+            Output::Border(io::Output::Peer { conn, message }) => Some((conn, message)),
             _ => None,
         };
         std::iter::from_fn(|| alone.0.poll_output()).filter_map(told).collect()
     };
-    let mut asked = Vec::new();
-    for (n, has) in [(1, Message::HaveAll), (2, Message::HaveNone)] {
+    let mut comes = |n: u8, has| -> Vec<Range> {
         let peer_id = PeerId::of_node(&crate::id::NodeId([n; 32]));
         let (conn, handshake) = (ConnId(n.into()), Handshake { info_hash, peer_id, fast: true, extended: true });
         says(Input::PeerUp { conn, addr: addr(n), handshake, outgoing: true });
         let extended = Extended { block: Some(LARGE_BLOCK_BYTES), ..Extended::default() };
-        for message in [has, Message::Extended(extended), Message::Unchoke] {
-            asked.extend(says(Input::Peer(conn, message)));
-        }
-    }
-    let requests: Vec<Range> = asked
-        .into_iter()
-        .filter_map(|(conn, message)| match message {
-            Message::Request(range) => Some((conn, range)),
+        let messages = [has, Message::Extended(extended), Message::Unchoke];
+        let told = messages.into_iter().flat_map(|message| says(Input::Peer(conn, message)));
+        let requests = told.filter_map(|(_, message)| match message {
+            Message::Request(range) => Some(range),
             _ => None,
-        })
-        .map(|(conn, range)| (conn == 1).then_some(range).expect("the second has nothing"))
-        .collect();
-    assert_eq!(requests.len(), 32, "a pipeline of two megabytes");
-    let mut moving = Vec::new();
-    for range in &requests {
-        let told = says(Input::Peer(ConnId(2), Message::Have(range.piece)));
-        if told.contains(&(1, Message::Cancel(*range))) {
-            moving.push(*range);
-        }
+        });
+        requests.collect()
+    };
+    let asked = comes(1, Message::HaveAll);
+    assert_eq!(asked.len(), 32, "a pipeline of two megabytes");
+    let mut stay = Vec::new();
+    let mut move_over = Vec::new();
+    for (n, range) in (2..).zip(asked) {
+        assert!(comes(n, Message::HaveNone).is_empty());
+        stay.push((ConnId(n.into()), range));
+    }
+    for (conn, range) in std::mem::take(&mut stay) {
+        let told = says(Input::Peer(conn, Message::Have(range.piece)));
         assert!(
             told.iter().all(|(_, message)| !matches!(message, Message::Request(_))),
-            "it is asked of one at a time"
+            "one at a time is asked for it"
         );
+        let moves = told.contains(&(ConnId(1), Message::Cancel(range)));
+        if moves { &mut move_over } else { &mut stay }.push((conn, range));
     }
-    assert!((8..=24).contains(&moving.len()), "{} of 32 leave the line of the first", moving.len());
-    for range in moving {
+    assert!((8..=24).contains(&move_over.len()), "{} of 32 leave the line of the first", move_over.len());
+    // Who says it again and again does not get more for it.
+    for (conn, range) in stay.iter().cycle().take(1000) {
+        assert!(says(Input::Peer(*conn, Message::Have(range.piece))).is_empty());
+    }
+    for (conn, range) in move_over {
         let told = says(Input::Peer(ConnId(1), Message::Reject(range)));
-        let of_the_second = told.iter().filter(|(conn, _)| *conn == 2).map(|(_, message)| message).collect::<Vec<_>>();
-        assert_eq!(of_the_second, [&Message::Request(range)]);
+        let of_it: Vec<_> = told.into_iter().filter(|(to, _)| *to == conn).map(|(_, message)| message).collect();
+        assert_eq!(of_it, [Message::Request(range)]);
     }
 }
 

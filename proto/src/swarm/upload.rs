@@ -8,9 +8,10 @@
 //! The master serves nodes in mode seeder first, since they serve the others. A whole copy steers with BEP 6
 //! `suggest`: it promises each piece that nobody has to one peer, so that every piece goes out once before any goes
 //! out twice. Which one is next is chosen at random, so that several whole copies send different ones; to who takes
-//! alone, in the order of the file.
+//! alone, in the order of the file: then all copies suggest the same, and it asks the first of them.
 //! `docs/SIMULATION.md` has the experiments behind each number.
 
+use std::cmp::Reverse;
 use std::time::Duration;
 
 use rand_chacha::rand_core::Rng;
@@ -20,6 +21,7 @@ use crate::config::{BLOCK_BYTES, Direction, REQUESTS_PER_PEER_MAX, SUGGESTIONS_M
 use crate::error::PeerMisbehaved;
 use crate::id::{Block, ConnId, PieceIndex, Time};
 use crate::io;
+use crate::swarm::peer::Peer;
 use crate::wire::peer::{Message, Range};
 
 /// Our own nodes that are unchoked at once: more than anybody has neighbours, but for a crowd that uploads nothing.
@@ -66,6 +68,8 @@ pub(super) struct Upload {
     sent: Vec<u8>,
     /// Pieces that were not suggested to anybody yet, last of the file first.
     fresh: Vec<PieceIndex>,
+    /// The last of them is the lowest.
+    fresh_in_order: bool,
 }
 
 impl Swarm {
@@ -337,9 +341,13 @@ impl Swarm {
             return;
         }
         self.order_fresh();
+        let alone = self.takers() <= 1;
+        let Peer { has, promised, .. } = &mut self.peers[p];
+        // It got them elsewhere.
+        promised.retain(|piece| !has.has(*piece));
         let ahead = PROMISED_BYTES.div_ceil(u64::from(self.geometry.piece_length())) as usize + 1;
         while self.peers[p].promised.len() < ahead.min(SUGGESTIONS_MAX) {
-            let Some(piece) = self.next_fresh() else { break };
+            let Some(piece) = self.next_fresh(alone) else { break };
             if self.upload.sent[piece.index()] > 0 || self.picker.is_spread(piece) {
                 continue;
             }
@@ -348,26 +356,29 @@ impl Swarm {
         }
     }
 
-    /// What to suggest next.
-    fn next_fresh(&mut self) -> Option<PieceIndex> {
-        let last = self.upload.fresh.len().checked_sub(1)?;
-        let at = if self.takers() > 1 { self.rng.next_u64() as usize % (last + 1) } else { last };
-        Some(self.upload.fresh.remove(at))
+    /// What to suggest next: the lowest to who is alone.
+    fn next_fresh(&mut self, alone: bool) -> Option<PieceIndex> {
+        let Upload { fresh, fresh_in_order, .. } = &mut self.upload;
+        if alone && !std::mem::replace(fresh_in_order, true) {
+            fresh.sort_unstable_by_key(|piece| Reverse(*piece));
+        }
+        if alone {
+            return fresh.pop();
+        }
+        *fresh_in_order = false;
+        (!fresh.is_empty()).then(|| fresh.swap_remove((self.rng.next_u64() % fresh.len() as u64) as usize))
     }
 
     /// What was promised and not sent may be promised to others.
     fn take_promises_back(&mut self, p: usize) {
-        for piece in std::mem::take(&mut self.peers[p].promised) {
-            let at = self.upload.fresh.partition_point(|other| *other > piece);
-            self.upload.fresh.insert(at, piece);
-        }
+        self.upload.fresh.append(&mut self.peers[p].promised);
+        self.upload.fresh_in_order = false;
     }
 
     fn order_fresh(&mut self) {
         if self.upload.sent.is_empty() {
             self.upload.sent = vec![0; self.geometry.pieces() as usize];
             self.upload.fresh = self.geometry.all().collect();
-            self.upload.fresh.reverse();
         }
     }
 }
