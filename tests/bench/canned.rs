@@ -71,6 +71,7 @@ fn main() -> anyhow::Result<()> {
         for socket in asked {
             let _ = send(&socket, &answer, SendFlags::NOSIGNAL | SendFlags::MORE);
         }
+        // Waits for nothing: it is the rest whose part in the figures is to be the same as of our tracker.
         if (2..=CROWD_MAX).contains(&came) {
             std::thread::sleep(GATHER);
         }
