@@ -1,8 +1,8 @@
 //! Whom to serve, and in which order.
 //!
 //! Rule: our own nodes are all unchoked, so that requests wait where the link is and nothing is refused that is on its
-//! way; only a crowd takes turns. Those that wait for a block get it in turns of one whole piece, whose turn began
-//! first first. Who takes its data slowly does not count, so a slow node delays nobody but itself. Foreign clients share a
+//! way; only a crowd takes turns. What nobody else has goes first, once; those that wait for other blocks get them in
+//! turns of one whole piece, whose turn began first first. Who takes its data slowly does not count, so a slow node delays nobody but itself. Foreign clients share a
 //! bounded number of slots and every second block. There is no tit for tat.
 //!
 //! The master serves nodes in mode seeder first, since they serve the others. A whole copy steers with BEP 6
@@ -17,7 +17,7 @@ use std::time::Duration;
 use rand_chacha::rand_core::Rng;
 
 use super::Swarm;
-use crate::config::{BLOCK_BYTES, Direction, REQUESTS_PER_PEER_MAX, SUGGESTIONS_MAX};
+use crate::config::{BLOCK_BYTES, Direction, LARGE_BLOCK_BYTES, REQUESTS_PER_PEER_MAX, SUGGESTIONS_MAX};
 use crate::error::PeerMisbehaved;
 use crate::id::{Block, ConnId, PieceIndex, Time};
 use crate::io;
@@ -39,13 +39,11 @@ const FOREIGN_TURN: Duration = Duration::from_secs(10);
 const HANDED_BYTES: u64 = 128 * 1024;
 /// The same at high rates: this much time of the present rate.
 const HANDED_TIME_MS: u64 = 5;
-/// The same for all peers together: twice that, but four large blocks as long as these are not more than 40 ms of the
-/// present rate, and two in any case. A peer that others serve too takes a part of its link from us, so with one block at a
-/// time the link idles; where a block is long, each more delays all of them on their way to those who wait for them.
-/// Where only two take, one after the other is fair, and TCP is not to one that begins beside one that is well served.
-const TOGETHER_BYTES_LEAST: u64 = 512 * 1024;
-const TOGETHER_BYTES: u64 = 1024 * 1024;
-const TOGETHER_TIME_MS: u64 = 40;
+/// The same for all peers together: twice that, and six large blocks in any case. A peer that others serve too takes a
+/// part of its link from us, so with one block at a time the link idles; each more delays all of them on their way to
+/// those who wait for them. Where only two take, one after the other is fair, and TCP is not to one that begins beside
+/// one that is well served.
+const TOGETHER_BYTES: u64 = 6 * LARGE_BLOCK_BYTES as u64;
 const TAKERS_LEAST: usize = 3;
 /// Promises to one peer cover this much, so that whatever it has on the way is something that nobody has.
 const PROMISED_BYTES: u64 = 2 * 1024 * 1024;
@@ -64,10 +62,10 @@ pub(super) struct Upload {
     turn: u64,
     /// The last block went to a foreign client.
     foreign_last: bool,
-    /// How often each piece was begun to be sent; only counted by whole copies.
+    /// How often each piece was begun to be sent; empty until one was.
     sent: Vec<u8>,
-    /// Pieces that were not suggested to anybody yet, last of the file first.
-    fresh: Vec<PieceIndex>,
+    /// Pieces that this whole copy has suggested to nobody yet, last of the file first.
+    fresh: Option<Vec<PieceIndex>>,
     /// The last of them is the lowest.
     fresh_in_order: bool,
 }
@@ -223,8 +221,7 @@ impl Swarm {
         if takers.take(TAKERS_LEAST).count() < TAKERS_LEAST {
             return one_by_one;
         }
-        let several = self.up.per_second(now) / 1000 * TOGETHER_TIME_MS;
-        several.clamp(TOGETHER_BYTES_LEAST, TOGETHER_BYTES).max(one_by_one)
+        TOGETHER_BYTES.max(one_by_one)
     }
 
     fn unchoked(&self, ours: bool) -> impl Iterator<Item = usize> + '_ {
@@ -278,7 +275,7 @@ impl Swarm {
                 continue;
             }
             let behind = peer.is_ours() != self.upload.foreign_last;
-            let rank = (behind, peer.slow, self.is_behind_seeders(p), self.is_repeat(front), peer.turn);
+            let rank = (behind, peer.slow, self.is_behind_seeders(p), !self.is_first(front), peer.turn);
             if best.is_none_or(|(least, _)| rank < least) {
                 best = Some((rank, p));
             }
@@ -286,9 +283,14 @@ impl Swarm {
         best.map(|(_, p)| p)
     }
 
-    /// Whether this whole copy has sent that piece before: what nobody has goes first.
-    fn is_repeat(&self, block: &Block) -> bool {
-        self.upload.sent.get(block.piece.index()).is_some_and(|sent| *sent > u8::from(block.offset > 0))
+    /// Whether nobody is known to have that piece but whole copies, and nobody got it from here: what nobody has goes
+    /// first, and is there twice as soon.
+    fn is_first(&self, block: &Block) -> bool {
+        self.sent_times(block.piece) <= u8::from(block.offset > 0) && !self.picker.is_spread(block.piece)
+    }
+
+    fn sent_times(&self, piece: PieceIndex) -> u8 {
+        self.upload.sent.get(piece.index()).copied().unwrap_or(0)
     }
 
     fn hand(&mut self, now: Time, p: usize) {
@@ -322,12 +324,9 @@ impl Swarm {
         }
     }
 
-    /// Counts a piece that goes out, and steers the same peer to the next that never did.
+    /// Counts a piece that goes out; a whole copy steers the same peer to the next that never did.
     fn begun_to_send(&mut self, p: usize, piece: PieceIndex) {
-        if !self.pieces.here().is_full() {
-            return;
-        }
-        self.order_fresh();
+        self.upload.sent.resize(self.geometry.pieces() as usize, 0);
         let sent = &mut self.upload.sent[piece.index()];
         *sent = sent.saturating_add(1);
         self.peers[p].promised.retain(|promised| *promised != piece);
@@ -340,7 +339,6 @@ impl Swarm {
         if !self.pieces.here().is_full() || !peer.fast || !peer.is_ours() || peer.has.is_full() {
             return;
         }
-        self.order_fresh();
         let alone = self.takers() <= 1;
         let Peer { has, promised, .. } = &mut self.peers[p];
         // It got them elsewhere.
@@ -348,7 +346,7 @@ impl Swarm {
         let ahead = PROMISED_BYTES.div_ceil(u64::from(self.geometry.piece_length())) as usize + 1;
         while self.peers[p].promised.len() < ahead.min(SUGGESTIONS_MAX) {
             let Some(piece) = self.next_fresh(alone) else { break };
-            if self.upload.sent[piece.index()] > 0 || self.picker.is_spread(piece) {
+            if self.sent_times(piece) > 0 || self.picker.is_spread(piece) {
                 continue;
             }
             self.peers[p].promised.push(piece);
@@ -359,6 +357,7 @@ impl Swarm {
     /// What to suggest next: the lowest to who is alone.
     fn next_fresh(&mut self, alone: bool) -> Option<PieceIndex> {
         let Upload { fresh, fresh_in_order, .. } = &mut self.upload;
+        let fresh = fresh.get_or_insert_with(|| self.geometry.all().collect());
         if alone && !std::mem::replace(fresh_in_order, true) {
             fresh.sort_unstable_by_key(|piece| Reverse(*piece));
         }
@@ -371,14 +370,9 @@ impl Swarm {
 
     /// What was promised and not sent may be promised to others.
     fn take_promises_back(&mut self, p: usize) {
-        self.upload.fresh.append(&mut self.peers[p].promised);
-        self.upload.fresh_in_order = false;
-    }
-
-    fn order_fresh(&mut self) {
-        if self.upload.sent.is_empty() {
-            self.upload.sent = vec![0; self.geometry.pieces() as usize];
-            self.upload.fresh = self.geometry.all().collect();
+        if let Some(fresh) = &mut self.upload.fresh {
+            fresh.append(&mut self.peers[p].promised);
+            self.upload.fresh_in_order = false;
         }
     }
 }

@@ -29,8 +29,8 @@ const USER_TIMEOUT: Duration = Duration::from_secs(15);
 const PROBE_AFTER: Duration = Duration::from_secs(10);
 const PROBE_EVERY: Duration = Duration::from_secs(5);
 /// Unsent bytes the kernel takes from us: enough for full speed, and little enough that a request behind them leaves
-/// in a few milliseconds.
-const UNSENT_BYTES: u32 = 256 * 1024;
+/// in a few milliseconds, and that a block counts as sent when it is: what else is handed out rests on it.
+const UNSENT_BYTES: u32 = 64 * 1024;
 /// After a failed accept, usually for want of file descriptors.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
