@@ -78,9 +78,7 @@ pub struct Node {
     conns: Vec<Option<usize>>,
     /// When each swarm wants to be woken, in order; `armed` has the same by image.
     timers: BTreeSet<(Time, usize)>,
-    armed: Vec<Option<(Time, &'static str)>>,
-    /// Swarms whose outputs are to be collected.
-    touched: Vec<usize>,
+    armed: Vec<Option<Time>>,
     /// Who waits for which torrent.
     wanted: Vec<(InfoHash, WantedBy)>,
     /// Commands that name an image which is not known yet, and the one that is tried for the last time.
@@ -123,7 +121,6 @@ impl Node {
             conns: Vec::new(),
             timers: BTreeSet::new(),
             armed: Vec::new(),
-            touched: Vec::new(),
             wanted: Vec::new(),
             early: VecDeque::new(),
             deleting: Vec::new(),
@@ -248,8 +245,7 @@ impl Node {
             self.armed[image] = None;
             if let Some(swarm) = &mut self.swarms[image] {
                 swarm.handle_timeout(now);
-                self.touched.push(image);
-                self.collect(now);
+                self.collect(now, image);
             }
         }
         self.answer_overdue(now);
@@ -264,7 +260,7 @@ impl Node {
 
     /// When it wants to be woken, and why.
     pub fn poll_timeout(&self) -> Option<(Time, &'static str)> {
-        let swarm = self.timers.first().map(|(at, image)| (*at, self.armed[*image].map_or("swarm", |(_, why)| why)));
+        let swarm = self.timers.first().and_then(|(_, image)| self.swarms[*image].as_ref()?.poll_timeout());
         [self.deadline, swarm].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
@@ -332,15 +328,14 @@ impl Node {
             seed: self.rng.next_u64(),
         };
         self.swarms[image] = Some(Swarm::new(now, start));
-        self.touched.push(image);
-        self.collect(now);
+        self.collect(now, image);
         self.share_buffers(now);
         self.tell_holdings(now);
     }
 
     fn withdraw(&mut self, now: Time, image: usize) {
         self.tell_swarm(now, image, swarm::Input::Withdraw);
-        if let Some((at, _)) = self.armed[image].take() {
+        if let Some(at) = self.armed[image].take() {
             self.timers.remove(&(at, image));
         }
         if let Some(swarm) = self.swarms[image].take() {
@@ -398,8 +393,7 @@ impl Node {
     fn tell_swarm(&mut self, now: Time, image: usize, input: swarm::Input) {
         if let Some(swarm) = self.swarms.get_mut(image).and_then(Option::as_mut) {
             swarm.handle_input(now, input);
-            self.touched.push(image);
-            self.collect(now);
+            self.collect(now, image);
         }
     }
 
@@ -417,41 +411,37 @@ impl Node {
         self.conns[slot] = image;
     }
 
-    /// Takes the outputs of the swarms that were touched, and arms their timers anew.
-    fn collect(&mut self, now: Time) {
-        while let Some(image) = self.touched.pop() {
-            while let Some(output) = self.swarms[image].as_mut().and_then(Swarm::poll_output) {
-                match output {
-                    swarm::Output::Border(output) => self.outputs.push_back(output),
-                    swarm::Output::Announce(announce) => {
-                        self.unsettled = true;
-                        self.announce(now, image, announce);
-                    }
-                    swarm::Output::Wanted(direction) => {
-                        self.unsettled = true;
-                        let image = ImageIndex(image as u32);
-                        self.limiter.handle_input(now, limiter::Input::Wanted(image, direction));
-                    }
-                    swarm::Output::State { state, detail } => self.tell_state(image, state, detail),
+    /// Takes the outputs of a swarm that was told of something, and arms its timer anew.
+    fn collect(&mut self, now: Time, image: usize) {
+        while let Some(output) = self.swarms[image].as_mut().and_then(Swarm::poll_output) {
+            match output {
+                swarm::Output::Border(output) => self.outputs.push_back(output),
+                swarm::Output::Announce(announce) => {
+                    self.unsettled = true;
+                    self.announce(now, image, announce);
                 }
+                swarm::Output::Wanted(direction) => {
+                    self.unsettled = true;
+                    let image = ImageIndex(image as u32);
+                    self.limiter.handle_input(now, limiter::Input::Wanted(image, direction));
+                }
+                swarm::Output::State { state, detail } => self.tell_state(image, state, detail),
             }
-            let next = self.swarms[image].as_ref().and_then(Swarm::poll_timeout);
-            let armed = self.armed[image];
-            if next != armed {
-                if let Some((at, _)) = armed {
-                    self.timers.remove(&(at, image));
-                }
-                if let Some((at, _)) = next {
-                    self.timers.insert((at, image));
-                }
-                self.armed[image] = next;
+        }
+        let next = self.swarms[image].as_ref().and_then(Swarm::poll_timeout).map(|(at, _)| at);
+        let armed = std::mem::replace(&mut self.armed[image], next);
+        if next != armed {
+            if let Some(at) = armed {
+                self.timers.remove(&(at, image));
+            }
+            if let Some(at) = next {
+                self.timers.insert((at, image));
             }
         }
     }
 
     /// Carries what the parts want done to whom it concerns, until none wants anything.
     fn settle(&mut self, now: Time) {
-        self.collect(now);
         loop {
             if let Some(output) = self.election.poll_output() {
                 self.do_for_election(now, output);
