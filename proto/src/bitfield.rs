@@ -109,12 +109,15 @@ impl Bitfield {
 
     /// The indexes of the pieces in both sets, in order; quick where they have few in common.
     pub fn common<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = u32> + 'a {
-        let word = |bytes: &[u8]| {
+        let ((mine, my_rest), (theirs, their_rest)) = (self.bytes.as_chunks(), other.bytes.as_chunks());
+        let last = |rest: &[u8]| {
             let mut word = [0; 8];
-            word[..bytes.len()].copy_from_slice(bytes);
-            u64::from_be_bytes(word)
+            word[..rest.len()].copy_from_slice(rest);
+            word
         };
-        let pairs = self.bytes.chunks(8).zip(other.bytes.chunks(8)).map(move |(a, b)| word(a) & word(b));
+        let both = |a: &[u8; 8], b: &[u8; 8]| u64::from_be_bytes(*a) & u64::from_be_bytes(*b);
+        let rest = (!my_rest.is_empty()).then(|| both(&last(my_rest), &last(their_rest)));
+        let pairs = mine.iter().zip(theirs).map(move |(a, b)| both(a, b)).chain(rest);
         (0..).zip(pairs).flat_map(|(n, mut both)| {
             std::iter::from_fn(move || {
                 let bit = both.leading_zeros();

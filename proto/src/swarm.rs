@@ -320,6 +320,8 @@ impl Swarm {
 
     /// Something happened.
     pub fn handle_input(&mut self, now: Time, input: Input) {
+        // Most of it by far is data, which changes nothing that the rule of a life without a set end looks at.
+        let data = matches!(input, Input::Peer(..) | Input::Block(..) | Input::Sent(..) | Input::Verified(..));
         match input {
             Input::Opened(result) => self.handle_opened(now, result),
             Input::Neighbours(neighbours) => self.handle_neighbours(now, &neighbours),
@@ -363,7 +365,7 @@ impl Swarm {
             Input::Granted(direction, bytes) => self.granted(now, direction, bytes),
             Input::Withdraw => self.stopped = true,
         }
-        self.review_life(now);
+        if data && self.life_until.is_none() { self.show(now) } else { self.review_life(now) }
     }
 
     /// The deadline has come.
@@ -539,12 +541,11 @@ impl Swarm {
         }
     }
 
-    /// How many others miss pieces, as far as is known here. Whom the tracker counts may not be connected yet, so
-    /// those who begin together know of each other before they ask for anything; whom a connection shows may be new to
-    /// the tracker.
-    fn takers(&self) -> usize {
-        let connected = self.peers.iter().filter(|p| !p.has.is_full()).count();
-        connected.max(self.others_missing as usize)
+    /// Whether more than `few` others miss pieces, as far as is known here. Whom the tracker counts may not be connected
+    /// yet, so those who begin together know of each other before they ask for anything; whom a connection shows may be
+    /// new to the tracker.
+    fn takers_exceed(&self, few: usize) -> bool {
+        self.others_missing as usize > few || self.peers.iter().filter(|p| !p.has.is_full()).nth(few).is_some()
     }
 
     fn handle_neighbours(&mut self, now: Time, answer: &Neighbours) {
@@ -843,8 +844,7 @@ impl Swarm {
         }
         self.picker.more(piece);
         if self.peers[p].has.is_full() {
-            self.geometry.all().for_each(|piece| self.picker.less(piece));
-            self.picker.seed(true);
+            self.picker.promote();
             self.serving = None;
         }
         if !self.pieces.here().has(piece) {

@@ -131,15 +131,15 @@ impl Swarm {
     fn missing_piece(&mut self, p: usize) -> Option<PieceIndex> {
         self.suggested(p).or_else(|| {
             let has = &self.peers[p].has;
-            if self.takers() == 0 { self.picker.first(has) } else { self.picker.rarest(has) }
+            if self.takers_exceed(0) { self.picker.rarest(has) } else { self.picker.first(has) }
         })
     }
 
     /// Begun pieces of which the peer could send a block that nobody was asked for.
     fn begun_for(&self, p: usize, which: impl Fn(&Partial) -> bool) -> impl Iterator<Item = &Partial> {
         let Peer { has, sender, .. } = &self.peers[p];
-        let could = |q: &&Partial| has.has(q.piece) && q.admits(*sender) && q.has_free();
-        self.pieces.partials().iter().filter(move |q| which(q)).filter(could)
+        let could = |q: &&Partial| has.has(q.piece) && q.admits(*sender);
+        self.pieces.with_free().filter(move |q| which(q)).filter(could)
     }
 
     fn suggested(&mut self, p: usize) -> Option<PieceIndex> {
@@ -378,16 +378,20 @@ impl Swarm {
 
     fn good_piece(&mut self, piece: PieceIndex) {
         self.pieces.good(piece);
+        let mut to = Vec::with_capacity(self.peers.len());
         for p in 0..self.peers.len() {
-            if self.peers[p].has.has(piece) {
-                self.peers[p].useful -= 1;
+            let peer = &mut self.peers[p];
+            let had = peer.has.has(piece);
+            // Half of all these messages would tell one of two neighbours what it had first. Whole copies steer by them,
+            // and foreign clients may count on them.
+            if !had || peer.has.is_full() || !peer.is_ours() {
+                to.push(peer.conn);
+            }
+            if had {
+                peer.useful -= 1;
                 self.review_interest(p);
             }
         }
-        // Half of all these messages would tell one of two neighbours what it had first. Whole copies steer by them,
-        // and foreign clients may count on them.
-        let told = self.peers.iter().filter(|p| !p.has.has(piece) || p.has.is_full() || !p.is_ours());
-        let to = told.map(|p| p.conn).collect();
         self.ask_border(io::Output::Have { image: self.image, piece, to });
     }
 

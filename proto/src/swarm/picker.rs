@@ -14,7 +14,7 @@ use crate::id::{Geometry, PieceIndex};
 
 const GONE: u32 = u32::MAX;
 /// Pieces that are looked at one by one before the sets are compared.
-const LOOKED_AT: usize = 32;
+const LOOKED_AT: usize = 8;
 
 /// The missing pieces by rarity.
 #[derive(Clone, Debug)]
@@ -81,6 +81,16 @@ impl Picker {
         }
     }
 
+    /// A peer that was no seed has got its last piece.
+    pub fn promote(&mut self) {
+        if self.is_empty() {
+            self.availability.iter_mut().for_each(|a| *a -= 1);
+        } else {
+            self.geometry.all().for_each(|piece| self.less(piece));
+        }
+        self.seed(true);
+    }
+
     /// The piece is no longer to be picked: it was begun, or is here.
     pub fn remove(&mut self, piece: PieceIndex) {
         if self.place[piece.index()] == GONE {
@@ -116,7 +126,10 @@ impl Picker {
     pub fn rarest(&self, them: &Bitfield) -> Option<PieceIndex> {
         let rarest = self.order.iter().take(LOOKED_AT).copied().find(|piece| them.has(*piece));
         // It has few that are waited for: those are looked at instead of all that are waited for.
-        rarest.or_else(|| self.common(them).min_by_key(|piece| self.place[piece.index()]))
+        rarest.or_else(|| {
+            let first = self.common(them).map(|piece| self.place[piece.index()]).fold(GONE, u32::min);
+            self.order.get(first as usize).copied()
+        })
     }
 
     /// The first missing piece of the file that `them` has.
