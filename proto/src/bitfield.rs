@@ -109,21 +109,16 @@ impl Bitfield {
 
     /// The indexes of the pieces in both sets, in order; quick where they have few in common.
     pub fn common<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = u32> + 'a {
-        let ((mine, my_rest), (theirs, their_rest)) = (self.bytes.as_chunks(), other.bytes.as_chunks());
-        let last = |rest: &[u8]| {
-            let mut word = [0; 8];
-            word[..rest.len()].copy_from_slice(rest);
-            word
-        };
-        let both = |a: &[u8; 8], b: &[u8; 8]| u64::from_be_bytes(*a) & u64::from_be_bytes(*b);
-        let rest = (!my_rest.is_empty()).then(|| both(&last(my_rest), &last(their_rest)));
-        let pairs = mine.iter().zip(theirs).map(move |(a, b)| both(a, b)).chain(rest);
-        (0..).zip(pairs).flat_map(|(n, mut both)| {
-            std::iter::from_fn(move || {
-                let bit = both.leading_zeros();
-                both &= !(1u64 << 63).checked_shr(bit)?;
-                Some(n * 64 + bit)
-            })
+        let words = 0..self.bytes.len().div_ceil(8);
+        let mut pairs = words.map(|n| (n as u32 * 64, word(&self.bytes, n) & word(&other.bytes, n)));
+        let (mut start, mut both) = (0, 0);
+        std::iter::from_fn(move || {
+            while both == 0 {
+                (start, both) = pairs.next()?;
+            }
+            let bit = both.leading_zeros();
+            both &= !(1 << 63 >> bit);
+            Some(start + bit)
         })
     }
 
@@ -131,6 +126,16 @@ impl Bitfield {
     pub fn lacks_some_of(&self, other: &Self) -> bool {
         self.bytes.iter().zip(&other.bytes).any(|(mine, theirs)| theirs & !mine != 0)
     }
+}
+
+/// The n-th 64 bits, the first as the highest; 0 for those beyond the end.
+fn word(bytes: &[u8], n: usize) -> u64 {
+    let bytes = &bytes[n * 8..];
+    u64::from_be_bytes(bytes.first_chunk().copied().unwrap_or_else(|| {
+        let mut last = [0; 8];
+        last[..bytes.len()].copy_from_slice(bytes);
+        last
+    }))
 }
 
 #[cfg(test)]

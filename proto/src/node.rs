@@ -149,17 +149,17 @@ impl Node {
             Input::Verified { image, piece, result } => {
                 self.tell_image(now, image, swarm::Input::Verified(piece, result));
             }
-            input => {
-                self.unsettled = true;
-                self.handle_other(now, input);
-            }
+            input => self.handle_other(now, input),
         }
         if self.unsettled {
             self.settle(now);
         }
     }
 
+    /// Beside the data plane all of this is rare.
+    #[cold]
     fn handle_other(&mut self, now: Time, input: Input) {
+        self.unsettled = true;
         match input {
             Input::PeerUp { conn, addr, handshake, outgoing } => {
                 let Some(image) = self.image_of(&handshake.info_hash) else {
@@ -279,7 +279,7 @@ impl Node {
             self.passed_on_timeout(),
             self.early.front().map(|early| (early.until(), "command waits for the catalogue")),
         ];
-        parts.into_iter().flatten().min_by_key(|(at, _)| *at)
+        parts.iter().flatten().min_by_key(|(at, _)| *at).copied()
     }
 
     // ---- images
@@ -413,19 +413,11 @@ impl Node {
 
     /// Takes the outputs of a swarm that was told of something, and arms its timer anew.
     fn collect(&mut self, now: Time, image: usize) {
-        while let Some(output) = self.swarms[image].as_mut().and_then(Swarm::poll_output) {
-            match output {
-                swarm::Output::Border(output) => self.outputs.push_back(output),
-                swarm::Output::Announce(announce) => {
-                    self.unsettled = true;
-                    self.announce(now, image, announce);
-                }
-                swarm::Output::Wanted(direction) => {
-                    self.unsettled = true;
-                    let image = ImageIndex(image as u32);
-                    self.limiter.handle_input(now, limiter::Input::Wanted(image, direction));
-                }
-                swarm::Output::State { state, detail } => self.tell_state(image, state, detail),
+        while let Some(swarm) = &mut self.swarms[image] {
+            match swarm.poll_output() {
+                Some(swarm::Output::Border(output)) => self.outputs.push_back(output),
+                Some(output) => self.do_for_swarm(now, image, output),
+                None => break,
             }
         }
         let next = self.swarms[image].as_ref().and_then(Swarm::poll_timeout).map(|(at, _)| at);
@@ -437,6 +429,23 @@ impl Node {
             if let Some(at) = next {
                 self.timers.insert((at, image));
             }
+        }
+    }
+
+    #[cold]
+    fn do_for_swarm(&mut self, now: Time, image: usize, output: swarm::Output) {
+        match output {
+            swarm::Output::Border(output) => self.outputs.push_back(output),
+            swarm::Output::Announce(announce) => {
+                self.unsettled = true;
+                self.announce(now, image, announce);
+            }
+            swarm::Output::Wanted(direction) => {
+                self.unsettled = true;
+                let image = ImageIndex(image as u32);
+                self.limiter.handle_input(now, limiter::Input::Wanted(image, direction));
+            }
+            swarm::Output::State { state, detail } => self.tell_state(image, state, detail),
         }
     }
 

@@ -320,8 +320,36 @@ impl Swarm {
 
     /// Something happened.
     pub fn handle_input(&mut self, now: Time, input: Input) {
-        // Most of it by far is data, which changes nothing that the rule of a life without a set end looks at.
-        let data = matches!(input, Input::Peer(..) | Input::Block(..) | Input::Sent(..) | Input::Verified(..));
+        match input {
+            // The data plane first: it is the most of it by far.
+            Input::Block(conn, range) => {
+                if let Some(p) = self.peer_of(conn)
+                    && let Err(fault) = self.block(now, p, range)
+                {
+                    self.misbehaved(now, conn, fault);
+                }
+            }
+            Input::Peer(conn, message) => {
+                if let Some(p) = self.peer_of(conn)
+                    && let Err(fault) = self.handle_message(now, p, message)
+                {
+                    self.misbehaved(now, conn, fault);
+                }
+            }
+            Input::Sent(conn, block) => self.sent(now, conn, &block),
+            Input::Verified(piece, result) => self.verified(now, piece, result),
+            input => {
+                self.handle_other(now, input);
+                return self.review_life(now);
+            }
+        }
+        // Nothing of that is what the rule of a life without a set end looks at.
+        if self.life_until.is_some() { self.review_life(now) } else { self.show(now) }
+    }
+
+    /// Beside the data plane all of this is rare.
+    #[cold]
+    fn handle_other(&mut self, now: Time, input: Input) {
         match input {
             Input::Opened(result) => self.handle_opened(now, result),
             Input::Neighbours(neighbours) => self.handle_neighbours(now, &neighbours),
@@ -335,10 +363,6 @@ impl Swarm {
                 }
             }
             Input::PeerUnreachable(addr) => self.contacts.failed(now, addr),
-            Input::Peer(conn, message) => self.judged(now, conn, |swarm, p| swarm.handle_message(now, p, message)),
-            Input::Block(conn, range) => self.judged(now, conn, |swarm, p| swarm.block(now, p, range)),
-            Input::Sent(conn, block) => self.sent(now, conn, &block),
-            Input::Verified(piece, result) => self.verified(now, piece, result),
             Input::Finished(Ok(())) => self.complete_since = Some(now),
             Input::Finished(Err(error)) | Input::ReadFailed(error) => self.fail(now, error),
             Input::Master(master) => self.master = master,
@@ -364,8 +388,8 @@ impl Swarm {
             Input::Limits(limits) => self.limit(now, limits),
             Input::Granted(direction, bytes) => self.granted(now, direction, bytes),
             Input::Withdraw => self.stopped = true,
+            Input::Block(..) | Input::Peer(..) | Input::Sent(..) | Input::Verified(..) => {}
         }
-        if data && self.life_until.is_none() { self.show(now) } else { self.review_life(now) }
     }
 
     /// The deadline has come.
@@ -476,17 +500,23 @@ impl Swarm {
         }
     }
 
+    #[inline]
     fn show(&mut self, now: Time) {
         let state = self.state(now);
         if state != self.shown {
-            self.shown = state;
-            let detail = match state {
-                TransferState::Failed => self.failed.as_ref().map(ToString::to_string),
-                TransferState::Waiting => Some(format!("{} pieces are missing", self.unavailable())),
-                _ => None,
-            };
-            self.outputs.push_back(Output::State { state, detail });
+            self.show_other(state);
         }
+    }
+
+    #[cold]
+    fn show_other(&mut self, state: TransferState) {
+        self.shown = state;
+        let detail = match state {
+            TransferState::Failed => self.failed.as_ref().map(ToString::to_string),
+            TransferState::Waiting => Some(format!("{} pieces are missing", self.unavailable())),
+            _ => None,
+        };
+        self.outputs.push_back(Output::State { state, detail });
     }
 
     pub(crate) fn fail(&mut self, now: Time, error: DiskError) {
@@ -737,12 +767,10 @@ impl Swarm {
         self.fill_slots(now);
     }
 
-    /// Lets a peer act, and closes its connection if it misbehaved.
-    fn judged(&mut self, now: Time, conn: ConnId, act: impl FnOnce(&mut Self, usize) -> Result<(), PeerMisbehaved>) {
-        let Some(p) = self.peer_of(conn) else { return };
-        if let Err(fault) = act(self, p)
-            && let Some(p) = self.peer_of(conn)
-        {
+    /// Closes the connection of a peer that misbehaved, if it still stands.
+    #[cold]
+    fn misbehaved(&mut self, now: Time, conn: ConnId, fault: PeerMisbehaved) {
+        if let Some(p) = self.peer_of(conn) {
             self.close(now, p, CloseReason::Misbehaved(fault));
         }
     }
@@ -768,7 +796,8 @@ impl Swarm {
             Message::Have(piece) => {
                 let piece = self.piece(piece)?;
                 let first = self.note(p, piece);
-                let (conn, news) = (self.peers[p].conn, self.is_left_to_ask(piece));
+                let peer = &self.peers[p];
+                let (conn, news) = (peer.conn, peer.hungry && self.is_left_to_ask(piece));
                 self.after_learning(now, p, news);
                 if let Some(p) = self.peer_of(conn).filter(|_| first) {
                     self.offered(p, piece);
@@ -838,18 +867,18 @@ impl Swarm {
     }
 
     /// The peer has this piece; nothing is done about it yet. Whether that is news.
+    #[inline]
     fn note(&mut self, p: usize, piece: PieceIndex) -> bool {
-        if !self.peers[p].has.set(piece) {
+        let peer = &mut self.peers[p];
+        if !peer.has.set(piece) {
             return false;
         }
         self.picker.more(piece);
-        if self.peers[p].has.is_full() {
+        if peer.has.is_full() {
             self.picker.promote();
             self.serving = None;
         }
-        if !self.pieces.here().has(piece) {
-            self.peers[p].useful += 1;
-        }
+        peer.useful += u32::from(!self.pieces.here().has(piece));
         true
     }
 
@@ -993,7 +1022,7 @@ impl Swarm {
             Life::Idle => TransferState::Idle,
             Life::Seeding { .. } => TransferState::Seeding,
             Life::Fetching { .. } => {
-                let stuck = now.since(self.progress_at) > WAITING_AFTER && self.unavailable() > 0;
+                let stuck = self.progress_at + WAITING_AFTER < now && self.unavailable() > 0;
                 if stuck { TransferState::Waiting } else { TransferState::Fetching }
             }
         }

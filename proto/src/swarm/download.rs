@@ -286,11 +286,19 @@ impl Swarm {
     /// n-th who has it the request leaves that line with a chance of 1 in n, so that the lines of all who have a piece
     /// become alike. Else the first would send it to everybody, since everybody asked it when it was the only one, and
     /// those to whom it has sent it would be asked by nobody.
+    #[inline]
     pub(super) fn offered(&mut self, p: usize, piece: PieceIndex) {
         let peer = &self.peers[p];
         let serves = peer.is_ours() && !peer.peer_choking && peer.am_interested && !peer.snubbed;
-        let idle = serves && peer.asked.is_empty();
-        let open = |q: &&Partial| idle && q.senders.is_empty() && !q.exclusive;
+        if peer.asked.is_empty() && serves {
+            self.move_request(p, piece);
+        }
+    }
+
+    #[cold]
+    fn move_request(&mut self, p: usize, piece: PieceIndex) {
+        let peer = &self.peers[p];
+        let open = |q: &&Partial| q.senders.is_empty() && !q.exclusive;
         let Some(partial) = self.pieces.partial(piece).filter(open) else { return };
         let asked = |o: &Peer| partial.owner == Some(o.sender) && o.is_ours() && o.fast;
         let Some(other) = self.peers.iter().position(asked) else { return };

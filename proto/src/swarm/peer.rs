@@ -231,8 +231,13 @@ impl Peer {
 
     /// The request is answered, refused or taken back; whether there was one.
     pub(super) fn unask(&mut self, block: &Block) -> bool {
-        let Some(i) = self.asked.iter().position(|a| a.block == *block) else { return false };
-        self.asked.remove(i);
+        // Most are answered in order.
+        if self.asked.front().is_some_and(|a| a.block == *block) {
+            self.asked.pop_front();
+        } else {
+            let Some(i) = self.asked.iter().position(|a| a.block == *block) else { return false };
+            self.asked.remove(i);
+        }
         self.asked_bytes -= u64::from(block.len);
         true
     }
