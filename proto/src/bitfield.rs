@@ -109,16 +109,19 @@ impl Bitfield {
 
     /// The indexes of the pieces in both sets, in order; quick where they have few in common.
     pub fn common<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = u32> + 'a {
-        let words = 0..self.bytes.len().div_ceil(8);
-        let mut pairs = words.map(|n| (n as u32 * 64, word(&self.bytes, n) & word(&other.bytes, n)));
-        let (mut start, mut both) = (0, 0);
+        let ((mine, my_rest), (theirs, their_rest)) = (self.bytes.as_chunks(), other.bytes.as_chunks());
+        let mut pairs = mine.iter().zip(theirs);
+        let mut rest = (!my_rest.is_empty()).then(|| (padded(my_rest), padded(their_rest)));
+        let (mut end, mut both) = (0, 0);
         std::iter::from_fn(move || {
             while both == 0 {
-                (start, both) = pairs.next()?;
+                let (a, b) = pairs.next().map(|(a, b)| (*a, *b)).or_else(|| rest.take())?;
+                both = u64::from_be_bytes(a) & u64::from_be_bytes(b);
+                end += 64;
             }
             let bit = both.leading_zeros();
             both &= !(1 << 63 >> bit);
-            Some(start + bit)
+            Some(end - 64 + bit)
         })
     }
 
@@ -128,14 +131,11 @@ impl Bitfield {
     }
 }
 
-/// The n-th 64 bits, the first as the highest; 0 for those beyond the end.
-fn word(bytes: &[u8], n: usize) -> u64 {
-    let bytes = &bytes[n * 8..];
-    u64::from_be_bytes(bytes.first_chunk().copied().unwrap_or_else(|| {
-        let mut last = [0; 8];
-        last[..bytes.len()].copy_from_slice(bytes);
-        last
-    }))
+/// Fewer than eight bytes, and zeros.
+fn padded(rest: &[u8]) -> [u8; 8] {
+    let mut word = [0; 8];
+    word[..rest.len()].copy_from_slice(rest);
+    word
 }
 
 #[cfg(test)]

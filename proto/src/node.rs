@@ -78,7 +78,7 @@ pub struct Node {
     conns: Vec<Option<usize>>,
     /// When each swarm wants to be woken, in order; `armed` has the same by image.
     timers: BTreeSet<(Time, usize)>,
-    armed: Vec<Option<Time>>,
+    armed: Vec<Time>,
     /// Who waits for which torrent.
     wanted: Vec<(InfoHash, WantedBy)>,
     /// Commands that name an image which is not known yet, and the one that is tried for the last time.
@@ -242,7 +242,7 @@ impl Node {
         }
         while let Some((at, image)) = self.timers.first().copied().filter(|(at, _)| *at <= now) {
             self.timers.remove(&(at, image));
-            self.armed[image] = None;
+            self.armed[image] = Time::NEVER;
             if let Some(swarm) = &mut self.swarms[image] {
                 swarm.handle_timeout(now);
                 self.collect(now, image);
@@ -306,7 +306,7 @@ impl Node {
         let image = self.swarms.iter().position(Option::is_none).unwrap_or(self.swarms.len());
         if image == self.swarms.len() {
             self.swarms.push(None);
-            self.armed.push(None);
+            self.armed.push(Time::NEVER);
         }
         self.by_hash.insert(metainfo.info_hash(), image);
         let start = swarm::Start {
@@ -335,9 +335,7 @@ impl Node {
 
     fn withdraw(&mut self, now: Time, image: usize) {
         self.tell_swarm(now, image, swarm::Input::Withdraw);
-        if let Some(at) = self.armed[image].take() {
-            self.timers.remove(&(at, image));
-        }
+        self.arm(image, Time::NEVER);
         if let Some(swarm) = self.swarms[image].take() {
             self.by_hash.remove(&swarm.info_hash());
             self.limiter.handle_input(now, limiter::Input::Gone(swarm.image()));
@@ -413,22 +411,26 @@ impl Node {
 
     /// Takes the outputs of a swarm that was told of something, and arms its timer anew.
     fn collect(&mut self, now: Time, image: usize) {
-        while let Some(swarm) = &mut self.swarms[image] {
+        let next = loop {
+            let Some(swarm) = &mut self.swarms[image] else { break Time::NEVER };
             match swarm.poll_output() {
                 Some(swarm::Output::Border(output)) => self.outputs.push_back(output),
                 Some(output) => self.do_for_swarm(now, image, output),
-                None => break,
+                None => break swarm.poll_timeout().map_or(Time::NEVER, |(at, _)| at),
             }
+        };
+        if next != self.armed[image] {
+            self.arm(image, next);
         }
-        let next = self.swarms[image].as_ref().and_then(Swarm::poll_timeout).map(|(at, _)| at);
-        let armed = std::mem::replace(&mut self.armed[image], next);
-        if next != armed {
-            if let Some(at) = armed {
-                self.timers.remove(&(at, image));
-            }
-            if let Some(at) = next {
-                self.timers.insert((at, image));
-            }
+    }
+
+    /// Has a swarm woken then, and not when it would have been.
+    #[cold]
+    fn arm(&mut self, image: usize, next: Time) {
+        let before = std::mem::replace(&mut self.armed[image], next);
+        self.timers.remove(&(before, image));
+        if next < Time::NEVER {
+            self.timers.insert((next, image));
         }
     }
 

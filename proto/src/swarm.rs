@@ -867,7 +867,6 @@ impl Swarm {
     }
 
     /// The peer has this piece; nothing is done about it yet. Whether that is news.
-    #[inline]
     fn note(&mut self, p: usize, piece: PieceIndex) -> bool {
         let peer = &mut self.peers[p];
         if !peer.has.set(piece) {

@@ -52,6 +52,8 @@ pub(super) struct Peer {
     /// Where it can be dialled: what we dialled, or what its extension handshake said.
     pub(super) listens: Option<SocketAddr>,
     pub(super) id: PeerId,
+    /// As `id` says.
+    ours: bool,
     pub(super) sender: Sender,
     pub(super) outgoing: bool,
     pub(super) fast: bool,
@@ -122,6 +124,7 @@ impl Peer {
             addr,
             listens: outgoing.then_some(addr),
             id: handshake.peer_id,
+            ours: handshake.peer_id.is_labmesh(),
             sender,
             outgoing,
             fast: handshake.fast,
@@ -160,7 +163,7 @@ impl Peer {
 
     /// Whether it is one of our own nodes.
     pub(super) fn is_ours(&self) -> bool {
-        self.id.is_labmesh()
+        self.ours
     }
 
     /// Takes what the extension handshake offers (BEP 10).

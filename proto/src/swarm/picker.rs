@@ -84,6 +84,7 @@ impl Picker {
     }
 
     /// A peer that was no seed has got its last piece.
+    #[cold]
     pub fn promote(&mut self) {
         if self.is_empty() {
             self.availability.iter_mut().for_each(|a| *a -= 1);
