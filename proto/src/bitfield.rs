@@ -109,18 +109,19 @@ impl Bitfield {
 
     /// The indexes of the pieces in both sets, in order; quick where they have few in common.
     pub fn common<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = u32> + 'a {
-        let word = |bytes: &[u8]| {
-            let mut word = [0; 8];
-            word[..bytes.len()].copy_from_slice(bytes);
-            u64::from_be_bytes(word)
-        };
-        let pairs = self.bytes.chunks(8).zip(other.bytes.chunks(8)).map(move |(a, b)| word(a) & word(b));
-        (0..).zip(pairs).flat_map(|(n, mut both)| {
-            std::iter::from_fn(move || {
-                let bit = both.leading_zeros();
-                both &= !(1u64 << 63).checked_shr(bit)?;
-                Some(n * 64 + bit)
-            })
+        let ((mine, my_rest), (theirs, their_rest)) = (self.bytes.as_chunks(), other.bytes.as_chunks());
+        let mut pairs = mine.iter().zip(theirs);
+        let mut rest = (!my_rest.is_empty()).then(|| (padded(my_rest), padded(their_rest)));
+        let (mut end, mut both) = (0, 0);
+        std::iter::from_fn(move || {
+            while both == 0 {
+                let (a, b) = pairs.next().map(|(a, b)| (*a, *b)).or_else(|| rest.take())?;
+                both = u64::from_be_bytes(a) & u64::from_be_bytes(b);
+                end += 64;
+            }
+            let bit = both.leading_zeros();
+            both &= !(1 << 63 >> bit);
+            Some(end - 64 + bit)
         })
     }
 
@@ -128,6 +129,13 @@ impl Bitfield {
     pub fn lacks_some_of(&self, other: &Self) -> bool {
         self.bytes.iter().zip(&other.bytes).any(|(mine, theirs)| theirs & !mine != 0)
     }
+}
+
+/// Fewer than eight bytes, and zeros.
+fn padded(rest: &[u8]) -> [u8; 8] {
+    let mut word = [0; 8];
+    word[..rest.len()].copy_from_slice(rest);
+    word
 }
 
 #[cfg(test)]

@@ -210,15 +210,17 @@ pub struct Block {
 pub struct Geometry {
     length: u64,
     piece_length: u32,
+    pieces: u32,
 }
 
 impl Geometry {
     /// `None` if a length is 0 or there would be more than 2^32 - 1 pieces.
     pub fn new(length: u64, piece_length: u32) -> Option<Self> {
-        if length == 0 || piece_length == 0 || length.div_ceil(u64::from(piece_length)) > u64::from(u32::MAX) {
+        if length == 0 || piece_length == 0 {
             return None;
         }
-        Some(Self { length, piece_length })
+        let pieces = u32::try_from(length.div_ceil(u64::from(piece_length))).ok()?;
+        Some(Self { length, piece_length, pieces })
     }
 
     /// The image's size in bytes.
@@ -233,7 +235,7 @@ impl Geometry {
 
     /// How many pieces.
     pub fn pieces(&self) -> u32 {
-        self.length.div_ceil(u64::from(self.piece_length)) as u32
+        self.pieces
     }
 
     /// The piece of that number, if there is one.

@@ -78,9 +78,7 @@ pub struct Node {
     conns: Vec<Option<usize>>,
     /// When each swarm wants to be woken, in order; `armed` has the same by image.
     timers: BTreeSet<(Time, usize)>,
-    armed: Vec<Option<(Time, &'static str)>>,
-    /// Swarms whose outputs are to be collected.
-    touched: Vec<usize>,
+    armed: Vec<Time>,
     /// Who waits for which torrent.
     wanted: Vec<(InfoHash, WantedBy)>,
     /// Commands that name an image which is not known yet, and the one that is tried for the last time.
@@ -123,7 +121,6 @@ impl Node {
             conns: Vec::new(),
             timers: BTreeSet::new(),
             armed: Vec::new(),
-            touched: Vec::new(),
             wanted: Vec::new(),
             early: VecDeque::new(),
             deleting: Vec::new(),
@@ -152,17 +149,17 @@ impl Node {
             Input::Verified { image, piece, result } => {
                 self.tell_image(now, image, swarm::Input::Verified(piece, result));
             }
-            input => {
-                self.unsettled = true;
-                self.handle_other(now, input);
-            }
+            input => self.handle_other(now, input),
         }
         if self.unsettled {
             self.settle(now);
         }
     }
 
+    /// Beside the data plane all of this is rare.
+    #[cold]
     fn handle_other(&mut self, now: Time, input: Input) {
+        self.unsettled = true;
         match input {
             Input::PeerUp { conn, addr, handshake, outgoing } => {
                 let Some(image) = self.image_of(&handshake.info_hash) else {
@@ -245,11 +242,10 @@ impl Node {
         }
         while let Some((at, image)) = self.timers.first().copied().filter(|(at, _)| *at <= now) {
             self.timers.remove(&(at, image));
-            self.armed[image] = None;
+            self.armed[image] = Time::NEVER;
             if let Some(swarm) = &mut self.swarms[image] {
                 swarm.handle_timeout(now);
-                self.touched.push(image);
-                self.collect(now);
+                self.collect(now, image);
             }
         }
         self.answer_overdue(now);
@@ -264,7 +260,7 @@ impl Node {
 
     /// When it wants to be woken, and why.
     pub fn poll_timeout(&self) -> Option<(Time, &'static str)> {
-        let swarm = self.timers.first().map(|(at, image)| (*at, self.armed[*image].map_or("swarm", |(_, why)| why)));
+        let swarm = self.timers.first().and_then(|(_, image)| self.swarms[*image].as_ref()?.poll_timeout());
         [self.deadline, swarm].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
@@ -283,7 +279,7 @@ impl Node {
             self.passed_on_timeout(),
             self.early.front().map(|early| (early.until(), "command waits for the catalogue")),
         ];
-        parts.into_iter().flatten().min_by_key(|(at, _)| *at)
+        parts.iter().flatten().min_by_key(|(at, _)| *at).copied()
     }
 
     // ---- images
@@ -310,7 +306,7 @@ impl Node {
         let image = self.swarms.iter().position(Option::is_none).unwrap_or(self.swarms.len());
         if image == self.swarms.len() {
             self.swarms.push(None);
-            self.armed.push(None);
+            self.armed.push(Time::NEVER);
         }
         self.by_hash.insert(metainfo.info_hash(), image);
         let start = swarm::Start {
@@ -332,17 +328,14 @@ impl Node {
             seed: self.rng.next_u64(),
         };
         self.swarms[image] = Some(Swarm::new(now, start));
-        self.touched.push(image);
-        self.collect(now);
+        self.collect(now, image);
         self.share_buffers(now);
         self.tell_holdings(now);
     }
 
     fn withdraw(&mut self, now: Time, image: usize) {
         self.tell_swarm(now, image, swarm::Input::Withdraw);
-        if let Some((at, _)) = self.armed[image].take() {
-            self.timers.remove(&(at, image));
-        }
+        self.arm(image, Time::NEVER);
         if let Some(swarm) = self.swarms[image].take() {
             self.by_hash.remove(&swarm.info_hash());
             self.limiter.handle_input(now, limiter::Input::Gone(swarm.image()));
@@ -398,8 +391,7 @@ impl Node {
     fn tell_swarm(&mut self, now: Time, image: usize, input: swarm::Input) {
         if let Some(swarm) = self.swarms.get_mut(image).and_then(Option::as_mut) {
             swarm.handle_input(now, input);
-            self.touched.push(image);
-            self.collect(now);
+            self.collect(now, image);
         }
     }
 
@@ -417,41 +409,50 @@ impl Node {
         self.conns[slot] = image;
     }
 
-    /// Takes the outputs of the swarms that were touched, and arms their timers anew.
-    fn collect(&mut self, now: Time) {
-        while let Some(image) = self.touched.pop() {
-            while let Some(output) = self.swarms[image].as_mut().and_then(Swarm::poll_output) {
-                match output {
-                    swarm::Output::Border(output) => self.outputs.push_back(output),
-                    swarm::Output::Announce(announce) => {
-                        self.unsettled = true;
-                        self.announce(now, image, announce);
-                    }
-                    swarm::Output::Wanted(direction) => {
-                        self.unsettled = true;
-                        let image = ImageIndex(image as u32);
-                        self.limiter.handle_input(now, limiter::Input::Wanted(image, direction));
-                    }
-                    swarm::Output::State { state, detail } => self.tell_state(image, state, detail),
-                }
+    /// Takes the outputs of a swarm that was told of something, and arms its timer anew.
+    fn collect(&mut self, now: Time, image: usize) {
+        let next = loop {
+            let Some(swarm) = &mut self.swarms[image] else { break Time::NEVER };
+            match swarm.poll_output() {
+                Some(swarm::Output::Border(output)) => self.outputs.push_back(output),
+                Some(output) => self.do_for_swarm(now, image, output),
+                None => break swarm.poll_timeout().map_or(Time::NEVER, |(at, _)| at),
             }
-            let next = self.swarms[image].as_ref().and_then(Swarm::poll_timeout);
-            let armed = self.armed[image];
-            if next != armed {
-                if let Some((at, _)) = armed {
-                    self.timers.remove(&(at, image));
-                }
-                if let Some((at, _)) = next {
-                    self.timers.insert((at, image));
-                }
-                self.armed[image] = next;
+        };
+        if next != self.armed[image] {
+            self.arm(image, next);
+        }
+    }
+
+    /// Has a swarm woken then, and not when it would have been.
+    #[cold]
+    fn arm(&mut self, image: usize, next: Time) {
+        let before = std::mem::replace(&mut self.armed[image], next);
+        self.timers.remove(&(before, image));
+        if next < Time::NEVER {
+            self.timers.insert((next, image));
+        }
+    }
+
+    #[cold]
+    fn do_for_swarm(&mut self, now: Time, image: usize, output: swarm::Output) {
+        match output {
+            swarm::Output::Border(output) => self.outputs.push_back(output),
+            swarm::Output::Announce(announce) => {
+                self.unsettled = true;
+                self.announce(now, image, announce);
             }
+            swarm::Output::Wanted(direction) => {
+                self.unsettled = true;
+                let image = ImageIndex(image as u32);
+                self.limiter.handle_input(now, limiter::Input::Wanted(image, direction));
+            }
+            swarm::Output::State { state, detail } => self.tell_state(image, state, detail),
         }
     }
 
     /// Carries what the parts want done to whom it concerns, until none wants anything.
     fn settle(&mut self, now: Time) {
-        self.collect(now);
         loop {
             if let Some(output) = self.election.poll_output() {
                 self.do_for_election(now, output);

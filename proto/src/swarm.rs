@@ -321,6 +321,36 @@ impl Swarm {
     /// Something happened.
     pub fn handle_input(&mut self, now: Time, input: Input) {
         match input {
+            // The data plane first: it is the most of it by far.
+            Input::Block(conn, range) => {
+                if let Some(p) = self.peer_of(conn)
+                    && let Err(fault) = self.block(now, p, range)
+                {
+                    self.misbehaved(now, conn, fault);
+                }
+            }
+            Input::Peer(conn, message) => {
+                if let Some(p) = self.peer_of(conn)
+                    && let Err(fault) = self.handle_message(now, p, message)
+                {
+                    self.misbehaved(now, conn, fault);
+                }
+            }
+            Input::Sent(conn, block) => self.sent(now, conn, &block),
+            Input::Verified(piece, result) => self.verified(now, piece, result),
+            input => {
+                self.handle_other(now, input);
+                return self.review_life(now);
+            }
+        }
+        // Nothing of that is what the rule of a life without a set end looks at.
+        if self.life_until.is_some() { self.review_life(now) } else { self.show(now) }
+    }
+
+    /// Beside the data plane all of this is rare.
+    #[cold]
+    fn handle_other(&mut self, now: Time, input: Input) {
+        match input {
             Input::Opened(result) => self.handle_opened(now, result),
             Input::Neighbours(neighbours) => self.handle_neighbours(now, &neighbours),
             Input::Strangers(addresses) => self.handle_strangers(now, addresses),
@@ -333,10 +363,6 @@ impl Swarm {
                 }
             }
             Input::PeerUnreachable(addr) => self.contacts.failed(now, addr),
-            Input::Peer(conn, message) => self.judged(now, conn, |swarm, p| swarm.handle_message(now, p, message)),
-            Input::Block(conn, range) => self.judged(now, conn, |swarm, p| swarm.block(now, p, range)),
-            Input::Sent(conn, block) => self.sent(now, conn, &block),
-            Input::Verified(piece, result) => self.verified(now, piece, result),
             Input::Finished(Ok(())) => self.complete_since = Some(now),
             Input::Finished(Err(error)) | Input::ReadFailed(error) => self.fail(now, error),
             Input::Master(master) => self.master = master,
@@ -362,8 +388,8 @@ impl Swarm {
             Input::Limits(limits) => self.limit(now, limits),
             Input::Granted(direction, bytes) => self.granted(now, direction, bytes),
             Input::Withdraw => self.stopped = true,
+            Input::Block(..) | Input::Peer(..) | Input::Sent(..) | Input::Verified(..) => {}
         }
-        self.review_life(now);
     }
 
     /// The deadline has come.
@@ -474,17 +500,23 @@ impl Swarm {
         }
     }
 
+    #[inline]
     fn show(&mut self, now: Time) {
         let state = self.state(now);
         if state != self.shown {
-            self.shown = state;
-            let detail = match state {
-                TransferState::Failed => self.failed.as_ref().map(ToString::to_string),
-                TransferState::Waiting => Some(format!("{} pieces are missing", self.unavailable())),
-                _ => None,
-            };
-            self.outputs.push_back(Output::State { state, detail });
+            self.show_other(state);
         }
+    }
+
+    #[cold]
+    fn show_other(&mut self, state: TransferState) {
+        self.shown = state;
+        let detail = match state {
+            TransferState::Failed => self.failed.as_ref().map(ToString::to_string),
+            TransferState::Waiting => Some(format!("{} pieces are missing", self.unavailable())),
+            _ => None,
+        };
+        self.outputs.push_back(Output::State { state, detail });
     }
 
     pub(crate) fn fail(&mut self, now: Time, error: DiskError) {
@@ -539,12 +571,11 @@ impl Swarm {
         }
     }
 
-    /// How many others miss pieces, as far as is known here. Whom the tracker counts may not be connected yet, so
-    /// those who begin together know of each other before they ask for anything; whom a connection shows may be new to
-    /// the tracker.
-    fn takers(&self) -> usize {
-        let connected = self.peers.iter().filter(|p| !p.has.is_full()).count();
-        connected.max(self.others_missing as usize)
+    /// Whether more than `few` others miss pieces, as far as is known here. Whom the tracker counts may not be connected
+    /// yet, so those who begin together know of each other before they ask for anything; whom a connection shows may be
+    /// new to the tracker.
+    fn takers_exceed(&self, few: usize) -> bool {
+        self.others_missing as usize > few || self.peers.iter().filter(|p| !p.has.is_full()).nth(few).is_some()
     }
 
     fn handle_neighbours(&mut self, now: Time, answer: &Neighbours) {
@@ -736,12 +767,10 @@ impl Swarm {
         self.fill_slots(now);
     }
 
-    /// Lets a peer act, and closes its connection if it misbehaved.
-    fn judged(&mut self, now: Time, conn: ConnId, act: impl FnOnce(&mut Self, usize) -> Result<(), PeerMisbehaved>) {
-        let Some(p) = self.peer_of(conn) else { return };
-        if let Err(fault) = act(self, p)
-            && let Some(p) = self.peer_of(conn)
-        {
+    /// Closes the connection of a peer that misbehaved, if it still stands.
+    #[cold]
+    fn misbehaved(&mut self, now: Time, conn: ConnId, fault: PeerMisbehaved) {
+        if let Some(p) = self.peer_of(conn) {
             self.close(now, p, CloseReason::Misbehaved(fault));
         }
     }
@@ -767,7 +796,8 @@ impl Swarm {
             Message::Have(piece) => {
                 let piece = self.piece(piece)?;
                 let first = self.note(p, piece);
-                let (conn, news) = (self.peers[p].conn, self.is_left_to_ask(piece));
+                let peer = &self.peers[p];
+                let (conn, news) = (peer.conn, peer.hungry && self.is_left_to_ask(piece));
                 self.after_learning(now, p, news);
                 if let Some(p) = self.peer_of(conn).filter(|_| first) {
                     self.offered(p, piece);
@@ -838,18 +868,16 @@ impl Swarm {
 
     /// The peer has this piece; nothing is done about it yet. Whether that is news.
     fn note(&mut self, p: usize, piece: PieceIndex) -> bool {
-        if !self.peers[p].has.set(piece) {
+        let peer = &mut self.peers[p];
+        if !peer.has.set(piece) {
             return false;
         }
         self.picker.more(piece);
-        if self.peers[p].has.is_full() {
-            self.geometry.all().for_each(|piece| self.picker.less(piece));
-            self.picker.seed(true);
+        if peer.has.is_full() {
+            self.picker.promote();
             self.serving = None;
         }
-        if !self.pieces.here().has(piece) {
-            self.peers[p].useful += 1;
-        }
+        peer.useful += u32::from(!self.pieces.here().has(piece));
         true
     }
 
@@ -993,7 +1021,7 @@ impl Swarm {
             Life::Idle => TransferState::Idle,
             Life::Seeding { .. } => TransferState::Seeding,
             Life::Fetching { .. } => {
-                let stuck = now.since(self.progress_at) > WAITING_AFTER && self.unavailable() > 0;
+                let stuck = self.progress_at + WAITING_AFTER < now && self.unavailable() > 0;
                 if stuck { TransferState::Waiting } else { TransferState::Fetching }
             }
         }

@@ -29,6 +29,8 @@ const STALL_FACTOR: u32 = 4;
 const STALL_MAX: Duration = Duration::from_secs(20);
 /// So many serve us where the tracker does not connect everybody with everybody.
 const LARGE_ROOM: u64 = 14;
+/// A request moves to nobody who took so many times longer over the last one than who has it.
+const SLOWER_MAX: u32 = 2;
 /// Blocks that nobody asked for, beyond those that crossed a cancel, before the peer is dropped.
 const UNREQUESTED_MAX: usize = 16;
 
@@ -131,15 +133,15 @@ impl Swarm {
     fn missing_piece(&mut self, p: usize) -> Option<PieceIndex> {
         self.suggested(p).or_else(|| {
             let has = &self.peers[p].has;
-            if self.takers() == 0 { self.picker.first(has) } else { self.picker.rarest(has) }
+            if self.takers_exceed(0) { self.picker.rarest(has) } else { self.picker.first(has) }
         })
     }
 
     /// Begun pieces of which the peer could send a block that nobody was asked for.
     fn begun_for(&self, p: usize, which: impl Fn(&Partial) -> bool) -> impl Iterator<Item = &Partial> {
         let Peer { has, sender, .. } = &self.peers[p];
-        let could = |q: &&Partial| has.has(q.piece) && q.admits(*sender) && q.has_free();
-        self.pieces.partials().iter().filter(move |q| which(q)).filter(could)
+        let could = |q: &&Partial| has.has(q.piece) && q.admits(*sender);
+        self.pieces.with_free().filter(move |q| which(q)).filter(could)
     }
 
     fn suggested(&mut self, p: usize) -> Option<PieceIndex> {
@@ -190,7 +192,9 @@ impl Swarm {
         let block =
             self.geometry.block(piece, offset, len).ok_or(PeerMisbehaved::NoSuchBlock { piece, offset, len })?;
         let peer = &mut self.peers[p];
-        if !peer.unask(&block) {
+        if let Some(asked) = peer.unask(&block) {
+            peer.took = now.since(asked.at);
+        } else {
             if peer.late > 0 {
                 peer.late -= 1;
             } else if peer.unrequested < UNREQUESTED_MAX {
@@ -286,14 +290,27 @@ impl Swarm {
     /// n-th who has it the request leaves that line with a chance of 1 in n, so that the lines of all who have a piece
     /// become alike. Else the first would send it to everybody, since everybody asked it when it was the only one, and
     /// those to whom it has sent it would be asked by nobody.
+    #[inline]
     pub(super) fn offered(&mut self, p: usize, piece: PieceIndex) {
         let peer = &self.peers[p];
         let serves = peer.is_ours() && !peer.peer_choking && peer.am_interested && !peer.snubbed;
-        let idle = serves && peer.asked.is_empty();
-        let open = |q: &&Partial| idle && q.senders.is_empty() && !q.exclusive;
+        if peer.asked.is_empty() && serves {
+            self.move_request(p, piece);
+        }
+    }
+
+    #[cold]
+    fn move_request(&mut self, p: usize, piece: PieceIndex) {
+        let peer = &self.peers[p];
+        let open = |q: &&Partial| q.senders.is_empty() && !q.exclusive;
         let Some(partial) = self.pieces.partial(piece).filter(open) else { return };
         let asked = |o: &Peer| partial.owner == Some(o.sender) && o.is_ours() && o.fast;
         let Some(other) = self.peers.iter().position(asked) else { return };
+        // A slow one would hold up everybody in the end.
+        let known = self.peers[other].took > Duration::ZERO;
+        if known && peer.took > self.peers[other].took * SLOWER_MAX {
+            return;
+        }
         let to = peer.conn;
         // One at a time: it may have no room for more.
         if self.peers.iter().flat_map(|o| &o.asked).any(|asked| asked.moves_to == Some(to)) {
@@ -316,8 +333,8 @@ impl Swarm {
     /// BEP 6: that request will not be answered.
     pub(super) fn rejected(&mut self, now: Time, p: usize, range: Range) {
         let Some(block) = self.geometry.block(range.piece, range.offset, range.len) else { return };
-        let moved = self.peers[p].asked.iter().find(|a| a.block == block).and_then(|a| a.moves_to);
-        if self.peers[p].unask(&block) {
+        let asked = self.peers[p].unask(&block);
+        if asked.is_some() {
             self.may_ask.give_back(block.len);
             self.free(&block);
         } else if self.peers[p].late > 0 {
@@ -328,7 +345,7 @@ impl Swarm {
             self.peers[p].current = None;
             self.pieces.disown(block.piece, self.peers[p].sender);
         }
-        if let Some(to) = moved.and_then(|conn| self.peer_of(conn)) {
+        if let Some(to) = asked.and_then(|asked| asked.moves_to).and_then(|conn| self.peer_of(conn)) {
             self.fill(now, to);
         }
         self.fill_all(now);
@@ -378,16 +395,20 @@ impl Swarm {
 
     fn good_piece(&mut self, piece: PieceIndex) {
         self.pieces.good(piece);
+        let mut to = Vec::with_capacity(self.peers.len());
         for p in 0..self.peers.len() {
-            if self.peers[p].has.has(piece) {
-                self.peers[p].useful -= 1;
+            let peer = &mut self.peers[p];
+            let had = peer.has.has(piece);
+            // Half of all these messages would tell one of two neighbours what it had first. Whole copies steer by them,
+            // and foreign clients may count on them.
+            if !had || peer.has.is_full() || !peer.is_ours() {
+                to.push(peer.conn);
+            }
+            if had {
+                peer.useful -= 1;
                 self.review_interest(p);
             }
         }
-        // Half of all these messages would tell one of two neighbours what it had first. Whole copies steer by them,
-        // and foreign clients may count on them.
-        let told = self.peers.iter().filter(|p| !p.has.has(piece) || p.has.is_full() || !p.is_ours());
-        let to = told.map(|p| p.conn).collect();
         self.ask_border(io::Output::Have { image: self.image, piece, to });
     }
 

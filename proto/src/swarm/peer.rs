@@ -52,6 +52,8 @@ pub(super) struct Peer {
     /// Where it can be dialled: what we dialled, or what its extension handshake said.
     pub(super) listens: Option<SocketAddr>,
     pub(super) id: PeerId,
+    /// As `id` says.
+    ours: bool,
     pub(super) sender: Sender,
     pub(super) outgoing: bool,
     pub(super) fast: bool,
@@ -90,6 +92,8 @@ pub(super) struct Peer {
     /// It let requests wait for too long and has sent nothing since.
     pub(super) snubbed: bool,
     pub(super) progress_at: Time,
+    /// How long it took over its last answer; nothing is known of it before its first.
+    pub(super) took: Duration,
 
     /// Its requests that wait here.
     pub(super) wanted: VecDeque<Block>,
@@ -122,6 +126,7 @@ impl Peer {
             addr,
             listens: outgoing.then_some(addr),
             id: handshake.peer_id,
+            ours: handshake.peer_id.is_labmesh(),
             sender,
             outgoing,
             fast: handshake.fast,
@@ -146,6 +151,7 @@ impl Peer {
             promised: Vec::new(),
             snubbed: false,
             progress_at: now,
+            took: Duration::ZERO,
             wanted: VecDeque::new(),
             handed: 0,
             handed_at: now,
@@ -160,7 +166,7 @@ impl Peer {
 
     /// Whether it is one of our own nodes.
     pub(super) fn is_ours(&self) -> bool {
-        self.id.is_labmesh()
+        self.ours
     }
 
     /// Takes what the extension handshake offers (BEP 10).
@@ -229,12 +235,12 @@ impl Peer {
         self.asked.push_back(Asked { block, at: now, moves_to: None });
     }
 
-    /// The request is answered, refused or taken back; whether there was one.
-    pub(super) fn unask(&mut self, block: &Block) -> bool {
-        let Some(i) = self.asked.iter().position(|a| a.block == *block) else { return false };
-        self.asked.remove(i);
+    /// The request is answered, refused or taken back; what it was, if there was one.
+    pub(super) fn unask(&mut self, block: &Block) -> Option<Asked> {
+        let at = self.asked.iter().position(|a| a.block == *block)?;
+        let asked = self.asked.remove(at);
         self.asked_bytes -= u64::from(block.len);
-        true
+        asked
     }
 }
 

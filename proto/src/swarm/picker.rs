@@ -14,7 +14,9 @@ use crate::id::{Geometry, PieceIndex};
 
 const GONE: u32 = u32::MAX;
 /// Pieces that are looked at one by one before the sets are compared.
-const LOOKED_AT: usize = 32;
+const LOOKED_AT: usize = 4;
+/// Who has fewer pieces that are waited for has few.
+const FEW: usize = 16;
 
 /// The missing pieces by rarity.
 #[derive(Clone, Debug)]
@@ -81,6 +83,17 @@ impl Picker {
         }
     }
 
+    /// A peer that was no seed has got its last piece.
+    #[cold]
+    pub fn promote(&mut self) {
+        if self.is_empty() {
+            self.availability.iter_mut().for_each(|a| *a -= 1);
+        } else {
+            self.geometry.all().for_each(|piece| self.less(piece));
+        }
+        self.seed(true);
+    }
+
     /// The piece is no longer to be picked: it was begun, or is here.
     pub fn remove(&mut self, piece: PieceIndex) {
         if self.place[piece.index()] == GONE {
@@ -114,9 +127,17 @@ impl Picker {
 
     /// The rarest missing piece that `them` has.
     pub fn rarest(&self, them: &Bitfield) -> Option<PieceIndex> {
-        let rarest = self.order.iter().take(LOOKED_AT).copied().find(|piece| them.has(*piece));
-        // It has few that are waited for: those are looked at instead of all that are waited for.
-        rarest.or_else(|| self.common(them).min_by_key(|piece| self.place[piece.index()]))
+        let in_order = || self.order.iter().copied();
+        in_order().take(LOOKED_AT).find(|piece| them.has(*piece)).or_else(|| {
+            let few = self.common(them).take(FEW).map(|piece| self.place[piece.index()]);
+            let (found, first) = few.fold((0, GONE), |(n, first), place| (n + 1, first.min(place)));
+            // If it has few that are waited for, one of those is it; else it comes soon.
+            if found < FEW {
+                self.order.get(first as usize).copied()
+            } else {
+                in_order().find(|piece| them.has(*piece))
+            }
+        })
     }
 
     /// The first missing piece of the file that `them` has.

@@ -4,6 +4,8 @@
 //! cells of 16 KiB; a block covers one or more cells of which each is free, asked, or stored. Not here: which piece is
 //! begun next (`picker`), of whom it is asked (`swarm`).
 
+use std::ops::Range;
+
 use crate::bitfield::Bitfield;
 use crate::config::BLOCK_BYTES;
 use crate::id::{Block, Geometry, PieceIndex};
@@ -36,8 +38,11 @@ pub struct Partial {
     /// Who sent stored blocks.
     pub senders: Vec<Sender>,
     cells: u32,
+    /// How many of them are free.
+    free: u32,
     stored_count: u32,
-    asked: Vec<u64>,
+    /// Cells that are asked or stored.
+    taken: Vec<u64>,
     stored: Vec<u64>,
     /// No cell before this one is free.
     first_free: u32,
@@ -54,6 +59,10 @@ pub struct Pieces {
     /// Index into `partials`, or `NONE`.
     partial_of: Vec<u32>,
     partials: Vec<Partial>,
+    /// The free cells of all of them.
+    free: u32,
+    /// Books that have ended and whose memory the next to begin takes, at most as many as were open at once.
+    closed: Vec<Partial>,
     /// Pieces that must come from one sender.
     suspicious: Vec<PieceIndex>,
     in_flight_bytes: u64,
@@ -64,7 +73,17 @@ impl Pieces {
     pub fn new(geometry: Geometry, here: Bitfield) -> Self {
         let states = geometry.all().map(|p| if here.has(p) { State::Here } else { State::Missing }).collect();
         let partial_of = vec![NONE; geometry.pieces() as usize];
-        Self { geometry, here, states, partial_of, partials: Vec::new(), suspicious: Vec::new(), in_flight_bytes: 0 }
+        Self {
+            geometry,
+            here,
+            states,
+            partial_of,
+            partials: Vec::new(),
+            free: 0,
+            closed: Vec::new(),
+            suspicious: Vec::new(),
+            in_flight_bytes: 0,
+        }
     }
 
     /// The pieces that are here.
@@ -95,6 +114,12 @@ impl Pieces {
         &self.partials
     }
 
+    /// Those of them of which a block is neither asked nor stored.
+    pub fn with_free(&self) -> impl Iterator<Item = &Partial> {
+        let looked_at = if self.free == 0 { &[] } else { self.partials() };
+        looked_at.iter().filter(|q| q.has_free())
+    }
+
     /// The books of a begun piece.
     pub fn partial(&self, piece: PieceIndex) -> Option<&Partial> {
         self.partials.get(self.partial_of[piece.index()] as usize)
@@ -109,19 +134,27 @@ impl Pieces {
         assert_eq!(self.state(piece), State::Missing, "only a missing piece is begun");
         let len = self.geometry.piece_len(piece);
         let cells = len.div_ceil(BLOCK_BYTES);
-        let words = cells.div_ceil(64) as usize;
+        let books = self.closed.pop().map(|old| (old.senders, old.taken, old.stored));
+        let (mut senders, mut taken, mut stored) = books.unwrap_or_default();
+        senders.clear();
+        for bits in [&mut taken, &mut stored] {
+            bits.clear();
+            bits.resize(cells.div_ceil(64) as usize, 0);
+        }
         self.states[piece.index()] = State::Begun;
         self.partial_of[piece.index()] = self.partials.len() as u32;
         self.in_flight_bytes += u64::from(len);
+        self.free += cells;
         self.partials.push(Partial {
             piece,
             owner: Some(owner),
             exclusive: self.suspicious.contains(&piece),
-            senders: Vec::new(),
+            senders,
             cells,
+            free: cells,
             stored_count: 0,
-            asked: vec![0; words],
-            stored: vec![0; words],
+            taken,
+            stored,
             first_free: 0,
         });
     }
@@ -146,34 +179,33 @@ impl Pieces {
     pub fn ask_next(&mut self, piece: PieceIndex, len: u32) -> Option<Block> {
         let piece_len = self.geometry.piece_len(piece);
         let partial = self.partial_mut(piece)?;
-        let first = (partial.first_free..partial.cells).find(|c| partial.is_free(*c))?;
-        let most = (len / BLOCK_BYTES).max(1);
-        let run = (first..partial.cells.min(first + most)).take_while(|c| partial.is_free(*c)).count() as u32;
-        (first..first + run).for_each(|c| set(&mut partial.asked, c));
-        partial.first_free = first + run;
+        if !partial.has_free() {
+            return None;
+        }
+        let first = partial.next(partial.first_free, true);
+        let end = partial.next(first, false).min(first + (len / BLOCK_BYTES).max(1));
+        partial.first_free = end;
+        self.free -= partial.take(first..end);
         let offset = first * BLOCK_BYTES;
-        Some(Block { piece, offset, len: (run * BLOCK_BYTES).min(piece_len - offset) })
+        Some(Block { piece, offset, len: ((end - first) * BLOCK_BYTES).min(piece_len - offset) })
     }
 
     /// Whether all cells of the block still wait, so that it may be asked of a second peer (end game).
     pub fn is_waiting(&self, block: &Block) -> bool {
-        self.partial(block.piece).is_some_and(|p| cells(block).all(|c| !get(&p.stored, c)))
+        self.partial(block.piece).is_some_and(|p| words(cells(block)).all(|(n, mask)| p.stored[n] & mask == 0))
     }
 
     /// The block is asked of nobody any more.
     pub fn release(&mut self, block: &Block) {
         if let Some(partial) = self.partial_mut(block.piece) {
-            for cell in cells(block).filter(|c| !get(&partial.stored, *c)).collect::<Vec<_>>() {
-                clear(&mut partial.asked, cell);
-            }
-            partial.first_free = partial.first_free.min(block.offset / BLOCK_BYTES);
+            self.free += partial.release(cells(block));
         }
     }
 
     /// The block is still asked of somebody.
     pub fn hold(&mut self, block: &Block) {
         if let Some(partial) = self.partial_mut(block.piece) {
-            cells(block).for_each(|c| set(&mut partial.asked, c));
+            self.free -= partial.take(cells(block));
         }
     }
 
@@ -183,14 +215,12 @@ impl Pieces {
             return false;
         }
         let Some(partial) = self.partial_mut(block.piece) else { return false };
-        for cell in cells(block) {
-            set(&mut partial.asked, cell);
-            set(&mut partial.stored, cell);
-            partial.stored_count += 1;
-        }
+        words(cells(block)).for_each(|(n, mask)| partial.stored[n] |= mask);
+        partial.stored_count += cells(block).len() as u32;
         if !partial.senders.contains(&sender) {
             partial.senders.push(sender);
         }
+        self.free -= partial.take(cells(block));
         true
     }
 
@@ -206,7 +236,8 @@ impl Pieces {
 
     /// The piece is good and written.
     pub fn good(&mut self, piece: PieceIndex) {
-        self.end(piece);
+        let books = self.end(piece);
+        self.closed.extend(books);
         self.suspicious.retain(|p| *p != piece);
         self.states[piece.index()] = State::Here;
         self.here.set(piece);
@@ -224,8 +255,7 @@ impl Pieces {
 
     /// A begun piece of which nothing is stored and nothing asked goes back to missing; whether it did.
     pub fn abandon_if_empty(&mut self, piece: PieceIndex) -> bool {
-        let empty = self.state(piece) == State::Begun
-            && self.partial(piece).is_some_and(|p| p.stored_count == 0 && p.asked.iter().all(|w| *w == 0));
+        let empty = self.state(piece) == State::Begun && self.partial(piece).is_some_and(|p| p.free == p.cells);
         if empty {
             self.end(piece);
             self.states[piece.index()] = State::Missing;
@@ -241,6 +271,7 @@ impl Pieces {
         self.partial_of[piece.index()] = NONE;
         self.in_flight_bytes -= u64::from(self.geometry.piece_len(piece));
         let partial = self.partials.swap_remove(index as usize);
+        self.free -= partial.free;
         if let Some(moved) = self.partials.get(index as usize) {
             self.partial_of[moved.piece.index()] = index;
         }
@@ -251,7 +282,7 @@ impl Pieces {
 impl Partial {
     /// Some block is neither asked nor stored.
     pub fn has_free(&self) -> bool {
-        (self.first_free..self.cells).any(|c| self.is_free(c))
+        self.free > 0
     }
 
     /// Whether `sender` may send blocks of it.
@@ -259,25 +290,50 @@ impl Partial {
         !self.exclusive || (self.owner.is_none_or(|o| o == sender) && self.senders.iter().all(|s| *s == sender))
     }
 
-    fn is_free(&self, cell: u32) -> bool {
-        !get(&self.asked, cell) && !get(&self.stored, cell)
+    /// The next cell from there on that is free, or is not; the end if there is none.
+    fn next(&self, from: u32, free: bool) -> u32 {
+        let found = words(from..self.cells).find_map(|(n, mask)| {
+            let wanted = mask & if free { !self.taken[n] } else { self.taken[n] };
+            (wanted != 0).then(|| n as u32 * 64 + wanted.trailing_zeros())
+        });
+        found.unwrap_or(self.cells)
+    }
+
+    /// The cells are asked or stored from now on; how many of them were free.
+    fn take(&mut self, cells: Range<u32>) -> u32 {
+        let mut fewer = 0;
+        for (n, mask) in words(cells) {
+            fewer += (mask & !self.taken[n]).count_ones();
+            self.taken[n] |= mask;
+        }
+        self.free -= fewer;
+        fewer
+    }
+
+    /// Those of the cells that are not stored are free from now on; how many more that are.
+    fn release(&mut self, cells: Range<u32>) -> u32 {
+        self.first_free = self.first_free.min(cells.start);
+        let mut more = 0;
+        for (n, mask) in words(cells) {
+            let freed = mask & self.taken[n] & !self.stored[n];
+            more += freed.count_ones();
+            self.taken[n] &= !freed;
+        }
+        self.free += more;
+        more
     }
 }
 
-fn cells(block: &Block) -> std::ops::Range<u32> {
+fn cells(block: &Block) -> Range<u32> {
     block.offset / BLOCK_BYTES..(block.offset + block.len).div_ceil(BLOCK_BYTES)
 }
 
-fn get(bits: &[u64], cell: u32) -> bool {
-    bits[(cell / 64) as usize] & (1 << (cell % 64)) != 0
-}
-
-fn set(bits: &mut [u64], cell: u32) {
-    bits[(cell / 64) as usize] |= 1 << (cell % 64);
-}
-
-fn clear(bits: &mut [u64], cell: u32) {
-    bits[(cell / 64) as usize] &= !(1 << (cell % 64));
+/// The words that have bits for these cells, and which bits.
+fn words(cells: Range<u32>) -> impl Iterator<Item = (usize, u64)> {
+    (cells.start / 64..cells.end.div_ceil(64)).map(move |n| {
+        let (from, to) = (cells.start.max(n * 64) - n * 64, cells.end.min(n * 64 + 64) - n * 64);
+        (n as usize, u64::MAX >> (64 - (to - from)) << from)
+    })
 }
 
 #[cfg(test)]

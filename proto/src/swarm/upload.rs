@@ -158,9 +158,10 @@ impl Swarm {
         if !self.life.uploads() {
             return;
         }
-        while self.upload.handed < self.handed_together(now) {
-            let Some(p) = self.next_to_serve(now) else { break };
-            if self.upload.handed >= self.handed_beside(now, p) || !self.may(Direction::Up) {
+        let rate = self.up.per_second(now);
+        while self.upload.handed < self.handed_together(rate) {
+            let Some(p) = self.next_to_serve(rate) else { break };
+            if self.upload.handed >= self.handed_beside(rate, p) || !self.may(Direction::Up) {
                 break;
             }
             self.hand(now, p);
@@ -169,7 +170,9 @@ impl Swarm {
 
     /// Chokes everybody whose turn is over or who may not be served any more; called a few times a second.
     pub(super) fn review_slots(&mut self, now: Time) {
-        let patience = SLOW.max(self.up.time_for(now, self.handed_together(now), SLOW * SLOW_FACTOR) * SLOW_FACTOR);
+        let patience = SLOW.max(
+            self.up.time_for(now, self.handed_together(self.up.per_second(now)), SLOW * SLOW_FACTOR) * SLOW_FACTOR,
+        );
         for p in 0..self.peers.len() {
             let peer = &mut self.peers[p];
             if peer.handed > 0 && !peer.slow && now.since(peer.handed_at) > patience {
@@ -202,21 +205,25 @@ impl Swarm {
         }
     }
 
-    /// How much one peer is handed at a time.
-    fn handed_most(&self, now: Time) -> u64 {
-        HANDED_BYTES.max(self.up.per_second(now) / 1000 * HANDED_TIME_MS)
+    /// How much one peer is handed at a time at the present rate.
+    fn handed_most(rate: u64) -> u64 {
+        HANDED_BYTES.max(rate / 1000 * HANDED_TIME_MS)
     }
 
     /// How much may be on its way to others when this peer is handed more. Beside a seeder, who comes first, no more than
     /// what keeps the link busy until it asks again.
-    fn handed_beside(&self, now: Time, p: usize) -> u64 {
+    fn handed_beside(&self, rate: u64, p: usize) -> u64 {
         let seeder_waits = || self.peers.iter().any(|q| q.seeder && q.peer_interested);
-        if self.is_behind_seeders(p) && seeder_waits() { 2 * self.handed_most(now) } else { self.handed_together(now) }
+        if self.is_behind_seeders(p) && seeder_waits() {
+            2 * Self::handed_most(rate)
+        } else {
+            self.handed_together(rate)
+        }
     }
 
     /// How much all peers together are handed at a time.
-    fn handed_together(&self, now: Time) -> u64 {
-        let one_by_one = 2 * self.handed_most(now);
+    fn handed_together(&self, rate: u64) -> u64 {
+        let one_by_one = 2 * Self::handed_most(rate);
         let takers = self.peers.iter().filter(|q| q.handed > 0 || !q.wanted.is_empty());
         if takers.take(TAKERS_LEAST).count() < TAKERS_LEAST {
             return one_by_one;
@@ -266,8 +273,8 @@ impl Swarm {
 
     /// Of the peers that wait for a block and can take one: foreign clients in alternation, then what nobody has, then
     /// the oldest turn.
-    fn next_to_serve(&self, now: Time) -> Option<usize> {
-        let most = self.handed_most(now);
+    fn next_to_serve(&self, rate: u64) -> Option<usize> {
+        let most = Self::handed_most(rate);
         let mut best = None;
         for (p, peer) in self.peers.iter().enumerate() {
             let Some(front) = peer.wanted.front().filter(|_| !peer.am_choking) else { continue };
@@ -339,7 +346,7 @@ impl Swarm {
         if !self.pieces.here().is_full() || !peer.fast || !peer.is_ours() || peer.has.is_full() {
             return;
         }
-        let alone = self.takers() <= 1;
+        let alone = !self.takers_exceed(1);
         let Peer { has, promised, .. } = &mut self.peers[p];
         // It got them elsewhere.
         promised.retain(|piece| !has.has(*piece));

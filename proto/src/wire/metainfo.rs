@@ -15,7 +15,6 @@ use std::ops::Range;
 
 use bip_bencode::{BRefAccess, BencodeRef};
 use bip_metainfo::Info;
-use sha1::{Digest, Sha1};
 
 use crate::config::{PIECE_BYTES_MAX, PIECE_BYTES_MIN, TORRENT_BYTES_MAX};
 use crate::id::{Geometry, InfoHash, PieceIndex};
@@ -160,7 +159,7 @@ impl Metainfo {
         let name = file.path().to_str().ok_or(MetainfoError::NameNotText)?;
         check_name(name)?;
         Ok(Self {
-            info_hash: InfoHash(Sha1::digest(&info).into()),
+            info_hash: InfoHash(read.info_hash().into()),
             name: name.to_owned(),
             geometry: geometry(file.length(), read.piece_length(), hashes.len())?,
             hashes,
@@ -365,6 +364,7 @@ mod tests {
 
     use bip_metainfo::{Accessor, InfoBuilder, IntoAccessor, PieceAccess, PieceLength};
     use proptest::prelude::*;
+    use sha1::{Digest, Sha1};
 
     use super::*;
 
