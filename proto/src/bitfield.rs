@@ -156,6 +156,22 @@ mod tests {
     }
 
     #[test]
+    fn what_is_common_is_in_both() {
+        for pieces in [1, 11, 64, 65, 200] {
+            let g = Geometry::new(u64::from(pieces), 1).unwrap();
+            let every = |n: u32| {
+                let mut set = Bitfield::empty(pieces);
+                g.all().filter(|p| p.get().is_multiple_of(n)).for_each(|p| _ = set.set(p));
+                set
+            };
+            let common: Vec<u32> = every(2).common(&every(5)).collect();
+            assert_eq!(common, (0..pieces).step_by(10).collect::<Vec<_>>(), "{pieces}");
+            assert_eq!(Bitfield::full(pieces).common(&Bitfield::full(pieces)).count(), pieces as usize);
+            assert_eq!(every(1).common(&Bitfield::empty(pieces)).count(), 0);
+        }
+    }
+
+    #[test]
     fn bytes_of_a_wrong_length_or_with_spare_bits_are_refused() {
         assert_eq!(Bitfield::from_bytes(&[0xff, 0xe0], 11), Ok(Bitfield::full(11)));
         assert_eq!(Bitfield::from_bytes(&[0xff, 0xf0], 11), Err(BadBitfield::SpareBits));

@@ -13,10 +13,6 @@ use crate::bitfield::Bitfield;
 use crate::id::{Geometry, PieceIndex};
 
 const GONE: u32 = u32::MAX;
-/// Pieces that are looked at one by one before the sets are compared.
-const LOOKED_AT: usize = 4;
-/// Who has fewer pieces that are waited for has few.
-const FEW: usize = 16;
 
 /// The missing pieces by rarity.
 #[derive(Clone, Debug)]
@@ -125,18 +121,16 @@ impl Picker {
         }
     }
 
-    /// The rarest missing piece that `them` has.
+    /// The rarest missing piece that `them` has, the set of a connected peer.
     pub fn rarest(&self, them: &Bitfield) -> Option<PieceIndex> {
-        let in_order = || self.order.iter().copied();
-        in_order().take(LOOKED_AT).find(|piece| them.has(*piece)).or_else(|| {
-            let few = self.common(them).take(FEW).map(|piece| self.place[piece.index()]);
-            let (found, first) = few.fold((0, GONE), |(n, first), place| (n + 1, first.min(place)));
-            // If it has few that are waited for, one of those is it; else it comes soon.
-            if found < FEW {
-                self.order.get(first as usize).copied()
-            } else {
-                in_order().find(|piece| them.has(*piece))
-            }
+        // Nobody but seeds has what is in the first bucket.
+        let from = if them.is_full() { 0 } else { self.starts[1] as usize };
+        let in_order = self.order[from..].iter().copied();
+        // As many are looked at one by one as it takes words to compare the sets, which is better for who has few.
+        let rarest = in_order.take(self.place.len().div_ceil(64)).find(|piece| them.has(*piece));
+        rarest.or_else(|| {
+            let first = self.common(them).map(|piece| self.place[piece.index()]).fold(GONE, u32::min);
+            self.order.get(first as usize).copied()
         })
     }
 
@@ -227,6 +221,20 @@ mod tests {
     }
 
     #[test]
+    fn who_got_the_last_piece_counts_as_a_seed_whether_or_not_pieces_wait() {
+        for waiting in [0, 2] {
+            let (g, mut picker) = picker(4);
+            g.all().skip(waiting).for_each(|p| picker.remove(p));
+            g.all().for_each(|p| picker.more(p));
+            picker.promote();
+            assert_eq!(picker.unavailable(), 0);
+            assert!(g.all().all(|p| picker.availability(p) == 1 && !picker.is_spread(p)));
+            picker.seed(false);
+            assert_eq!(picker.unavailable() as usize, waiting);
+        }
+    }
+
+    #[test]
     fn two_nodes_order_equals_differently() {
         let g = Geometry::new(64, 1).unwrap();
         let order = |seed| Picker::new(g, &Bitfield::empty(64), &mut ChaCha8Rng::seed_from_u64(seed)).order;
@@ -255,6 +263,11 @@ mod tests {
                 prop_assert_eq!(picker.len() as usize, missing.iter().filter(|m| **m).count());
                 let nobody = (0..12).filter(|i| missing[*i] && model[*i] == 0).count();
                 prop_assert_eq!(picker.unavailable() as usize, nobody);
+                let mut them = Bitfield::empty(12);
+                g.all().filter(|p| model[p.index()] > 0 && p.index() % 3 > 0).for_each(|p| _ = them.set(p));
+                for them in [them, Bitfield::full(12)] {
+                    prop_assert_eq!(picker.rarest(&them), picker.order.iter().copied().find(|p| them.has(*p)));
+                }
                 for (i, wanted) in missing.iter().enumerate() {
                     prop_assert_eq!(picker.contains(g.piece(i as u32).unwrap()), *wanted);
                 }

@@ -338,6 +338,8 @@ fn words(cells: Range<u32>) -> impl Iterator<Item = (usize, u64)> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const K: u32 = BLOCK_BYTES;
@@ -412,5 +414,66 @@ mod tests {
         pieces.release(&block);
         assert!(pieces.abandon_if_empty(p));
         assert_eq!((pieces.state(p), pieces.in_flight_bytes()), (State::Missing, 0));
+    }
+
+    #[test]
+    fn books_that_are_used_again_begin_empty() {
+        let (g, mut pieces) = pieces();
+        for index in 0..2 {
+            let p = g.piece(index).unwrap();
+            pieces.begin(p, 1);
+            let block = pieces.ask_next(p, 4 * K).unwrap();
+            assert_eq!((block.offset, block.len), (0, 4 * K));
+            assert!(pieces.partial(p).unwrap().senders.is_empty() && pieces.store(&block, 1) && pieces.complete(p));
+            pieces.good(p);
+        }
+        assert_eq!(pieces.with_free().count(), 0);
+    }
+
+    proptest! {
+        /// Two pieces of more cells than a word has bits, against an array of cells.
+        #[test]
+        fn the_books_agree_with_the_cells(steps in prop::collection::vec((0..4u8, 0..2u32, 0..70u32, 1..70u32), 0..60)) {
+            const CELLS: u32 = 70;
+            let g = Geometry::new(u64::from(CELLS * K * 2), CELLS * K).unwrap();
+            let mut pieces = Pieces::new(g, Bitfield::empty(2));
+            g.all().for_each(|p| pieces.begin(p, 1));
+            let mut model = [[' '; CELLS as usize]; 2];
+            for (step, n, from, cells) in steps {
+                let p = g.piece(n).unwrap();
+                let cell = &mut model[n as usize];
+                let block = Block { piece: p, offset: from * K, len: cells.min(CELLS - from) * K };
+                let covered = &mut cell[from as usize..(from + cells).min(CELLS) as usize];
+                match step {
+                    0 => {
+                        let first = cell.iter().position(|c| *c == ' ');
+                        let run = |first: usize| cell[first..].iter().take(cells as usize).take_while(|c| **c == ' ').count();
+                        let expected = first.map(|first| (first as u32 * K, run(first) as u32 * K));
+                        prop_assert_eq!(pieces.ask_next(p, cells * K).map(|b| (b.offset, b.len)), expected);
+                        if let Some((offset, len)) = expected {
+                            cell[(offset / K) as usize..((offset + len) / K) as usize].fill('a');
+                        }
+                    }
+                    1 => {
+                        pieces.release(&block);
+                        covered.iter_mut().filter(|c| **c == 'a').for_each(|c| *c = ' ');
+                    }
+                    2 => {
+                        pieces.hold(&block);
+                        covered.iter_mut().filter(|c| **c == ' ').for_each(|c| *c = 'a');
+                    }
+                    _ => {
+                        let waits = covered.iter().all(|c| *c != 's');
+                        prop_assert_eq!(pieces.store(&block, 1), waits);
+                        if waits {
+                            covered.fill('s');
+                        }
+                    }
+                }
+                let free = |p: PieceIndex| model[p.index()].contains(&' ');
+                let with_free: Vec<PieceIndex> = pieces.with_free().map(|q| q.piece).collect();
+                prop_assert_eq!(with_free, g.all().filter(|p| free(*p)).collect::<Vec<_>>());
+            }
+        }
     }
 }
