@@ -29,8 +29,6 @@ const STALL_FACTOR: u32 = 4;
 const STALL_MAX: Duration = Duration::from_secs(20);
 /// So many serve us where the tracker does not connect everybody with everybody.
 const LARGE_ROOM: u64 = 14;
-/// A request moves to nobody who took so many times longer over the last one than who has it.
-const SLOWER_MAX: u32 = 2;
 /// Blocks that nobody asked for, beyond those that crossed a cancel, before the peer is dropped.
 const UNREQUESTED_MAX: usize = 16;
 
@@ -192,9 +190,7 @@ impl Swarm {
         let block =
             self.geometry.block(piece, offset, len).ok_or(PeerMisbehaved::NoSuchBlock { piece, offset, len })?;
         let peer = &mut self.peers[p];
-        if let Some(asked) = peer.unask(&block) {
-            peer.took = now.since(asked.at);
-        } else {
+        if peer.unask(&block).is_none() {
             if peer.late > 0 {
                 peer.late -= 1;
             } else if peer.unrequested < UNREQUESTED_MAX {
@@ -306,11 +302,6 @@ impl Swarm {
         let Some(partial) = self.pieces.partial(piece).filter(open) else { return };
         let asked = |o: &Peer| partial.owner == Some(o.sender) && o.is_ours() && o.fast;
         let Some(other) = self.peers.iter().position(asked) else { return };
-        // A slow one would hold up everybody in the end.
-        let known = self.peers[other].took > Duration::ZERO;
-        if known && peer.took > self.peers[other].took * SLOWER_MAX {
-            return;
-        }
         let to = peer.conn;
         // One at a time: it may have no room for more.
         if self.peers.iter().flat_map(|o| &o.asked).any(|asked| asked.moves_to == Some(to)) {

@@ -92,8 +92,6 @@ pub(super) struct Peer {
     /// It let requests wait for too long and has sent nothing since.
     pub(super) snubbed: bool,
     pub(super) progress_at: Time,
-    /// How long it took over its last answer; nothing is known of it before its first.
-    pub(super) took: Duration,
 
     /// Its requests that wait here.
     pub(super) wanted: VecDeque<Block>,
@@ -151,7 +149,6 @@ impl Peer {
             promised: Vec::new(),
             snubbed: false,
             progress_at: now,
-            took: Duration::ZERO,
             wanted: VecDeque::new(),
             handed: 0,
             handed_at: now,

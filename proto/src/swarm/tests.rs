@@ -496,6 +496,10 @@ struct Alone(Swarm, Time);
 impl Alone {
     fn new(metainfo: Arc<Metainfo>, whole: bool) -> Self {
         let pieces = metainfo.geometry().pieces();
+        Self::with(metainfo, if whole { Bitfield::full(pieces) } else { Bitfield::empty(pieces) })
+    }
+
+    fn with(metainfo: Arc<Metainfo>, here: Bitfield) -> Self {
         let start = Start {
             image: ImageIndex(0),
             name: "a.img".to_owned(),
@@ -504,7 +508,7 @@ impl Alone {
             peer_port: 6881,
             mode: Mode::Seeder,
             seed_time: None,
-            complete: whole,
+            complete: here.is_full(),
             stopped: false,
             master: false,
             buffer_bytes: 64 << 20,
@@ -515,7 +519,6 @@ impl Alone {
             seed: 1,
         };
         let mut alone = Self(Swarm::new(Time(0), start), Time(0));
-        let here = if whole { Bitfield::full(pieces) } else { Bitfield::empty(pieces) };
         alone.dials(Input::Opened(Ok(here)));
         alone
     }
@@ -658,6 +661,46 @@ fn a_request_changes_over_to_who_gets_the_piece_too() {
         let of_it: Vec<_> = told.into_iter().filter(|(to, _)| *to == conn).map(|(_, message)| message).collect();
         assert_eq!(of_it, [Message::Request(range)]);
     }
+}
+
+/// Six blocks go out at once; of those who wait, who wants what nobody else has is next.
+#[test]
+fn what_nobody_else_has_is_sent_first_and_once() {
+    let metainfo = crate::testing::metainfo(8 * MIB, LARGE_BLOCK_BYTES);
+    let piece = |n| metainfo.geometry().piece(n).unwrap();
+    let mut here = Bitfield::empty(metainfo.geometry().pieces());
+    let (common, lone) = (piece(0), piece(1));
+    here.set(common);
+    here.set(lone);
+    let mut alone = Alone::with(Arc::clone(&metainfo), here);
+    let info_hash = alone.0.info_hash();
+    let mut says = |input| -> Vec<(u32, u32)> {
+        alone.0.handle_input(alone.1, input);
+        let sends = |output| match output {
+            Output::Border(io::Output::SendBlock { conn, block, .. }) => Some((conn.0, block.piece.get())),
+            _ => None,
+        };
+        std::iter::from_fn(|| alone.0.poll_output()).filter_map(sends).collect()
+    };
+    for n in 1..=9 {
+        let peer_id = PeerId::of_node(&crate::id::NodeId([n; 32]));
+        let (conn, handshake) = (ConnId(n.into()), Handshake { info_hash, peer_id, fast: true, extended: true });
+        says(Input::PeerUp { conn, addr: addr(n), handshake, outgoing: true });
+        says(Input::Peer(conn, Message::HaveNone));
+        says(Input::Peer(conn, Message::Interested));
+    }
+    says(Input::Peer(ConnId(9), Message::Have(common.get())));
+    let mut asks = |n, piece: PieceIndex| {
+        let range = Range { piece: piece.get(), offset: 0, len: LARGE_BLOCK_BYTES };
+        says(Input::Peer(ConnId(n), Message::Request(range)))
+    };
+    let sent: Vec<_> = (1..=6).flat_map(|n| asks(n, common)).collect();
+    assert_eq!(sent, [(1, 0), (2, 0), (3, 0), (4, 0), (5, 0), (6, 0)], "six at once");
+    assert!(asks(7, common).is_empty() && asks(8, lone).is_empty() && asks(9, lone).is_empty());
+    let mut has_sent = |n| says(Input::Sent(ConnId(n), metainfo.geometry().block(0, 0, LARGE_BLOCK_BYTES).unwrap()));
+    assert_eq!(has_sent(1), [(8, 1)], "nobody has it");
+    assert_eq!(has_sent(2), [(7, 0)], "now it is on its way, and the others have their turns");
+    assert_eq!(has_sent(3), [(9, 1)]);
 }
 
 /// A swarm with connections to clients, and what it tells them of others.

@@ -2,8 +2,9 @@
 //!
 //! Rule: our own nodes are all unchoked, so that requests wait where the link is and nothing is refused that is on its
 //! way; only a crowd takes turns. What nobody else has goes first, once; those that wait for other blocks get them in
-//! turns of one whole piece, whose turn began first first. Who takes its data slowly does not count, so a slow node delays nobody but itself. Foreign clients share a
-//! bounded number of slots and every second block. There is no tit for tat.
+//! turns of one whole piece, whose turn began first first. Who takes its data slowly does not count, so a slow node
+//! delays nobody but itself. Foreign clients share a bounded number of slots and every second block. There is no tit
+//! for tat.
 //!
 //! The master serves nodes in mode seeder first, since they serve the others. A whole copy steers with BEP 6
 //! `suggest`: it promises each piece that nobody has to one peer, so that every piece goes out once before any goes
@@ -170,9 +171,8 @@ impl Swarm {
 
     /// Chokes everybody whose turn is over or who may not be served any more; called a few times a second.
     pub(super) fn review_slots(&mut self, now: Time) {
-        let patience = SLOW.max(
-            self.up.time_for(now, self.handed_together(self.up.per_second(now)), SLOW * SLOW_FACTOR) * SLOW_FACTOR,
-        );
+        let together = self.handed_together(self.up.per_second(now));
+        let patience = SLOW.max(self.up.time_for(now, together, SLOW * SLOW_FACTOR) * SLOW_FACTOR);
         for p in 0..self.peers.len() {
             let peer = &mut self.peers[p];
             if peer.handed > 0 && !peer.slow && now.since(peer.handed_at) > patience {
