@@ -47,7 +47,7 @@ const EVENTS_MAX: usize = 1024;
 /// Heartbeats wait in a line of their own, so that no block is before them.
 const BEATS_MAX: usize = 64;
 /// Events that are taken at once, so that timers and heartbeats never wait for more.
-const EVENTS_AT_ONCE: usize = 64;
+const EVENTS_AT_ONCE: usize = 16;
 /// Questions of sockets and pages that wait for the loop.
 const QUESTIONS_MAX: usize = 256;
 /// Commands that wait for an answer; the oldest is given up.
@@ -545,6 +545,12 @@ impl Driver {
             io::Event::Block { conn, range, data } => {
                 self.block = Some(data);
                 self.tell(Input::Block { conn, range });
+            }
+            io::Event::Together(events) => {
+                for event in events {
+                    self.take(event);
+                    self.carry_out();
+                }
             }
         }
     }

@@ -82,6 +82,21 @@ pub enum Event {
         /// The payload, `range.len` bytes.
         data: Buffer,
     },
+    /// Some of the others, one after the other: the driver is woken once.
+    Together(Vec<Self>),
+}
+
+impl Event {
+    /// One event for several, of which there is one at least.
+    fn together(mut events: Vec<Self>) -> Self {
+        match events.pop() {
+            Some(only) if events.is_empty() => only,
+            last => {
+                events.extend(last);
+                Self::Together(events)
+            }
+        }
+    }
 }
 
 /// Where the parts report. Bounded: a part that outruns the driver waits.

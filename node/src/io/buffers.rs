@@ -5,20 +5,28 @@
 //! only more buffers complete one, so [`Buffers::overdraw`] gives them. What is kept is then still bounded by `proto`,
 //! which begins no more pieces than there is room for, but at least one per image.
 //!
+//! While the workers are behind ([`Buffers::set_behind`]) nothing more is received, though there be room: what waits is
+//! no faster hashed, and a block that stays in the processor's cache until it is written costs less.
+//!
 //! Buffers are used again while their pages are warm: a fresh page costs three times what receiving into it does
 //! (measured).
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use labmesh_proto::config::{BLOCK_BYTES, HUGE_BLOCK_BYTES, LARGE_BLOCK_BYTES};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::timeout;
 
 /// What buffers there are, in bytes.
 const SIZES: [usize; 4] = [SMALL, LARGE_BLOCK_BYTES as usize, LARGEST / 2, LARGEST];
 const SMALL: usize = BLOCK_BYTES as usize;
 const LARGEST: usize = HUGE_BLOCK_BYTES as usize;
+
+/// Workers who only want for a core need less.
+const BEHIND_MAX: Duration = Duration::from_millis(100);
 
 /// Unused buffers, of each of [`SIZES`].
 type Free = [Vec<Box<[u8]>>; SIZES.len()];
@@ -33,6 +41,8 @@ struct Pool {
     room: Arc<Semaphore>,
     /// Those that are not in use.
     free: Mutex<Free>,
+    /// Whether the workers are behind with complete pieces.
+    behind: watch::Sender<bool>,
 }
 
 impl Buffers {
@@ -41,7 +51,11 @@ impl Buffers {
     pub fn new(bytes: u64) -> Self {
         let permits = usize::try_from(bytes / SMALL as u64).unwrap_or(usize::MAX);
         let room = permits.clamp(LARGEST / SMALL, Semaphore::MAX_PERMITS);
-        Self(Arc::new(Pool { room: Arc::new(Semaphore::new(room)), free: Mutex::default() }))
+        Self(Arc::new(Pool {
+            room: Arc::new(Semaphore::new(room)),
+            free: Mutex::default(),
+            behind: watch::Sender::new(false),
+        }))
     }
 
     /// A buffer of `len` bytes, at most [`HUGE_BLOCK_BYTES`]; what is in it is left over from others. Waits until
@@ -54,6 +68,25 @@ impl Buffers {
     /// The same at once, beyond the limit; for who has waited long enough.
     pub fn overdraw(&self, len: usize) -> Buffer {
         self.make(len, None)
+    }
+
+    /// The workers are behind with complete pieces, or have caught up.
+    pub(super) fn set_behind(&self, behind: bool) {
+        self.0.behind.send_if_modified(|was| std::mem::replace(was, behind) != behind);
+    }
+
+    /// Whether nothing more should be received now.
+    pub(super) fn is_behind(&self) -> bool {
+        *self.0.behind.borrow()
+    }
+
+    /// Until the workers have caught up. If they need longer than [`BEHIND_MAX`] they wait for a disk, and that is what
+    /// buffers are for: then it is as if they had.
+    pub(super) async fn caught_up(&self) {
+        let mut behind = self.0.behind.subscribe();
+        if timeout(BEHIND_MAX, behind.wait_for(|behind| !behind)).await.is_err() {
+            self.set_behind(false);
+        }
     }
 
     fn make(&self, len: usize, room: Option<OwnedSemaphorePermit>) -> Buffer {

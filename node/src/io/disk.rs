@@ -76,6 +76,8 @@ struct Image {
     place: Place,
     /// Written since the last sync.
     written: Mutex<Written>,
+    /// Held by who writes. The kernel lets only one write at a time too, but who waits for it spins.
+    writing: Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -96,7 +98,7 @@ impl Disk {
     /// # Errors
     /// If no thread can be started.
     pub fn start(folders: Folders, buffers: Buffers, events: Events) -> io::Result<Self> {
-        let queue = Arc::new(Queue::default());
+        let queue = Arc::new(Queue::new(buffers.clone()));
         let (clerk, jobs) = mpsc::channel();
         let mut threads = Vec::new();
         let cores = thread::available_parallelism().map_or(1, usize::from);
@@ -131,7 +133,7 @@ impl Disk {
         let elsewhere = libraries.iter().map(|library| Place::new(library, name));
         let places: Vec<_> = std::iter::once(place.clone()).chain(elsewhere).collect();
         let source = Source::new(image, metainfo.geometry(), place.image().to_owned());
-        let image = Arc::new(Image { source, metainfo, place, written: Mutex::default() });
+        let image = Arc::new(Image { source, metainfo, place, written: Mutex::default(), writing: Mutex::default() });
         self.images[index] = Some(Gathering { image: Arc::clone(&image), pieces: BTreeMap::new() });
         self.ask(Job::Open(Open { image, places, complete, mode, seed_time }));
     }

@@ -33,8 +33,6 @@ mod connect;
 mod connection;
 mod writer;
 
-use connection::BATCH;
-
 /// Connections that the kernel keeps for us while a whole room starts at once.
 const BACKLOG: u32 = 1024;
 /// What may wait for one peer: its 512 requests, and every `have` of some seconds at full speed. A peer that lets
@@ -141,7 +139,7 @@ struct Post {
 
 impl Peers {
     /// Listens at `addr` (port 0: any) and accepts at once. Connections dial from the same IP address, unless that is
-    /// the unspecified one. `runtime` is the multi-thread one; `events` holds at least sixteen.
+    /// the unspecified one. `runtime` is the multi-thread one.
     ///
     /// # Errors
     /// If the address is in use or not ours.
@@ -152,7 +150,6 @@ impl Peers {
         buffers: Buffers,
         events: Events,
     ) -> io::Result<Self> {
-        assert!(events.max_capacity() >= BATCH, "a batch fits into the queue");
         let _here = runtime.enter();
         let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         socket.set_reuseaddr(true)?;

@@ -1,5 +1,6 @@
 //! What the tests of the parts under `io` share: an image that needs no disk, and a driver that only listens.
 
+use std::collections::VecDeque;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -65,19 +66,30 @@ impl Sample {
 pub(super) struct Listener {
     pub(super) runtime: Runtime,
     pub(super) events: mpsc::Receiver<Event>,
+    /// Those that came together with the last one.
+    pub(super) rest: VecDeque<Event>,
 }
 
 impl Listener {
     pub(super) fn new() -> (Self, Events) {
         let (sender, events) = mpsc::channel(64);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        (Self { runtime, events }, sender)
+        (Self { runtime, events, rest: VecDeque::new() }, sender)
     }
 
     #[track_caller]
     pub(super) fn next(&mut self) -> Event {
+        if let Some(event) = self.rest.pop_front() {
+            return event;
+        }
         let event = self.runtime.block_on(async { timeout(PATIENCE, self.events.recv()).await });
-        event.expect("something happens in time").expect("the parts still live")
+        match event.expect("something happens in time").expect("the parts still live") {
+            Event::Together(events) => {
+                self.rest = events.into();
+                self.next()
+            }
+            event => event,
+        }
     }
 }
 

@@ -38,6 +38,8 @@ use wishes::{About, Wanted};
 const SETTLED: Duration = Duration::from_secs(1);
 /// Changes come in crowds: the folders are read once for all of this time's.
 const GATHER: Duration = Duration::from_millis(150);
+/// How long the watcher's thread takes what changes as it comes, before it sleeps for [`GATHER`].
+const AWAKE: Duration = Duration::from_millis(5);
 
 /// What the keeper is told.
 #[derive(Debug)]
@@ -132,15 +134,23 @@ impl Keeper {
         let done = shared.messages.clone();
         spawn("cache-md5", Box::new(move || sum_all(&asked, &done)))?;
         let messages = shared.messages.clone();
+        let mut woke = Instant::now();
         let changed = move |event: notify::Result<notify::Event>| {
             let matters = event.map_or(true, |event| {
                 let access = matches!(event.kind, EventKind::Access(_));
                 let closed = matches!(event.kind, EventKind::Access(notify::event::AccessKind::Close(_)));
-                (!access || closed) && event.paths.iter().any(|path| listing::matters(path))
+                let here = event.paths.iter().any(|path| listing::matters(path));
+                event.need_rescan() || ((!access || closed) && here)
             });
             if matters {
                 // One that does not fit follows others that make the keeper look.
                 let _ = messages.try_send(Message::Changed);
+            }
+            // Each piece that is written to a copy is such a change. Those that nobody takes for a while are one for the
+            // kernel.
+            if woke.elapsed() >= AWAKE {
+                thread::sleep(GATHER);
+                woke = Instant::now();
             }
         };
         let watcher = notify::recommended_watcher(changed)

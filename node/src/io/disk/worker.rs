@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::path::Path;
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use labmesh_proto::error::DiskError;
 use labmesh_proto::id::PieceIndex;
@@ -14,12 +14,18 @@ use tracing::{debug, error};
 
 use super::clerk::{Job, SYNC_BYTES};
 use super::{Events, Image};
-use crate::io::buffers::Buffer;
+use crate::io::Event;
+use crate::io::buffers::{Buffer, Buffers};
 use crate::io::hash::{LANES, sha1_of_pieces};
 use crate::io::source::disk_error;
 
 /// What one `pwritev` takes (`UIO_MAXIOV` of linux/uio.h).
 const SLICES_MAX: usize = 1024;
+/// Pieces are reported together until they are so many bytes: each report wakes the driver, and it every connection that
+/// is told of the piece.
+const REPORT_BYTES: usize = 8 * 1024 * 1024;
+/// Workers are behind when so many times their lanes wait. One time is what the next who is done takes.
+const BEHIND: usize = 2;
 
 /// A piece that waits for its hash.
 #[derive(Debug)]
@@ -46,37 +52,72 @@ impl Task {
 }
 
 /// Pieces that wait for a worker. Unbounded in itself: each holds its buffers, of which there are few.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Queue {
     state: Mutex<Waiting>,
     changed: Condvar,
+    buffers: Buffers,
 }
 
 #[derive(Debug, Default)]
 struct Waiting {
     tasks: VecDeque<Task>,
+    /// Workers that have taken pieces and are not done with them.
+    working: usize,
     ended: bool,
 }
 
+impl Waiting {
+    /// Whether one more worker should take some. Fewer than fill its lanes are left to those who are at work: a piece
+    /// costs half as much among others, and nobody is woken for it.
+    fn are_enough(&self) -> bool {
+        self.tasks.len() >= if self.working == 0 { 1 } else { *LANES }
+    }
+}
+
 impl Queue {
+    /// `buffers`: told when the workers are behind.
+    pub(super) fn new(buffers: Buffers) -> Self {
+        Self { state: Mutex::default(), changed: Condvar::new(), buffers }
+    }
+
     pub(super) fn push(&self, task: Task) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).tasks.push_back(task);
-        self.changed.notify_one();
+        let mut state = self.state();
+        state.tasks.push_back(task);
+        if state.are_enough() {
+            self.changed.notify_one();
+        }
+        if state.tasks.len() == BEHIND * *LANES {
+            self.buffers.set_behind(true);
+        }
     }
 
     /// What is waiting is still handed out.
     pub(super) fn end(&self) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).ended = true;
+        self.state().ended = true;
         self.changed.notify_all();
     }
 
-    /// Up to [`LANES`] pieces; none once the queue has ended.
+    fn state(&self) -> MutexGuard<'_, Waiting> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Up to [`LANES`] pieces; none once the queue has ended. Each is followed by [`Queue::done`].
     fn take(&self) -> Vec<Task> {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let wait = |waiting: &mut Waiting| waiting.tasks.is_empty() && !waiting.ended;
-        let mut state = self.changed.wait_while(state, wait).unwrap_or_else(PoisonError::into_inner);
+        let wait = |waiting: &mut Waiting| !waiting.are_enough() && !waiting.ended;
+        let mut state = self.changed.wait_while(self.state(), wait).unwrap_or_else(PoisonError::into_inner);
         let number = state.tasks.len().min(*LANES);
-        state.tasks.drain(..number).collect()
+        state.working += 1;
+        let tasks = state.tasks.drain(..number).collect();
+        if state.tasks.len() < BEHIND * *LANES {
+            self.buffers.set_behind(false);
+        }
+        tasks
+    }
+
+    /// Who is done takes what has come meanwhile, so nobody else is woken.
+    fn done(&self) {
+        self.state().working -= 1;
     }
 }
 
@@ -91,22 +132,36 @@ pub(super) fn work(queue: &Queue, clerk: &Sender<Job>, events: &Events) {
         tasks.retain(|task| !task.image.source.is_closed());
         let pieces: Vec<_> = tasks.iter().map(|task| &task.blocks[..]).collect();
         let hashes = sha1_of_pieces(&pieces);
+        let (mut reports, mut bytes) = (Vec::new(), 0);
         for (task, hash) in tasks.into_iter().zip(hashes) {
-            let Task { image, piece, blocks, whole } = task;
-            let result = if !whole {
-                error!(piece = piece.get(), "asked to verify a piece that is not whole");
-                Ok(false)
-            } else if hash != *image.metainfo.hash(piece) {
-                debug!(piece = piece.get(), place = %image.place.image().display(), "wrong hash");
-                Ok(false)
-            } else {
-                write(&image, piece, &blocks, clerk).map(|()| true)
-            };
-            drop(blocks);
-            let report = Input::Verified { image: image.source.image(), piece, result };
-            image.source.report_blocking(events, report);
+            bytes += task.blocks.iter().map(|block| block.len()).sum::<usize>();
+            reports.push(finish(task, hash, clerk));
+            if bytes >= REPORT_BYTES {
+                bytes = 0;
+                // A driver that has ended is nobody to tell.
+                let _ = events.blocking_send(Event::together(std::mem::take(&mut reports)));
+            }
         }
+        if !reports.is_empty() {
+            let _ = events.blocking_send(Event::together(reports));
+        }
+        queue.done();
     }
+}
+
+/// Writes a piece if it is good; the report of it.
+fn finish(task: Task, hash: [u8; 20], clerk: &Sender<Job>) -> Event {
+    let Task { image, piece, blocks, whole } = task;
+    let result = if !whole {
+        error!(piece = piece.get(), "asked to verify a piece that is not whole");
+        Ok(false)
+    } else if hash != *image.metainfo.hash(piece) {
+        debug!(piece = piece.get(), place = %image.place.image().display(), "wrong hash");
+        Ok(false)
+    } else {
+        write(&image, piece, &blocks, clerk).map(|()| true)
+    };
+    image.source.event(Input::Verified { image: image.source.image(), piece, result })
 }
 
 fn write(image: &Image, piece: PieceIndex, blocks: &[Buffer], clerk: &Sender<Job>) -> Result<(), DiskError> {
@@ -115,7 +170,9 @@ fn write(image: &Image, piece: PieceIndex, blocks: &[Buffer], clerk: &Sender<Job
     let file = image.source.file().ok_or_else(not_open)?;
     let geometry = image.metainfo.geometry();
     let len = u64::from(geometry.piece_len(piece));
+    let turn = image.writing.lock().unwrap_or_else(PoisonError::into_inner);
     let written = write_all(file, blocks, geometry.start(piece));
+    drop(turn);
     written.map_err(|e| image.place.trouble(Path::new(&part), &e, len))?;
     let mut state = image.written();
     let before = state.bytes;

@@ -23,7 +23,7 @@ use crate::io::Event;
 use crate::io::buffers::Buffer;
 
 /// Events that are reported together, if they come together.
-pub(super) const BATCH: usize = 16;
+const BATCH: usize = 16;
 /// Payload that is reported at once: a large block does not wait for others.
 const BATCH_BYTES: usize = 256 * 1024;
 /// After so much from one socket without a pause, the writer and other connections have their turn.
@@ -165,6 +165,10 @@ impl Reader<'_> {
 
     /// A buffer; while none is free, what was received is not held back.
     async fn buffer(&mut self, len: usize) -> Result<Buffer, End> {
+        if self.shared.buffers.is_behind() {
+            flush(self.shared, &mut self.batch, &mut self.bytes).await?;
+            self.shared.buffers.caught_up().await;
+        }
         let buffer = self.shared.buffers.take(len);
         tokio::pin!(buffer);
         tokio::select! {
@@ -232,10 +236,7 @@ async fn flush(shared: &Shared, batch: &mut Vec<Event>, bytes: &mut usize) -> Re
     if batch.is_empty() {
         return Ok(());
     }
-    let permits = shared.events.reserve_many(batch.len()).await.map_err(|_| End::NodeEnded)?;
-    for (permit, event) in permits.zip(batch.drain(..)) {
-        permit.send(event);
-    }
     *bytes = 0;
-    Ok(())
+    let events = Event::together(std::mem::take(batch));
+    shared.events.send(events).await.map_err(|_| End::NodeEnded)
 }
