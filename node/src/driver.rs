@@ -46,7 +46,7 @@ use crate::web;
 const EVENTS_MAX: usize = 1024;
 /// Heartbeats wait in a line of their own, so that no block is before them.
 const BEATS_MAX: usize = 64;
-/// Events that are taken at once, so that timers and heartbeats never wait for more.
+/// Events that are taken at once, so that timers and heartbeats never wait for more; one may be sixteen together.
 const EVENTS_AT_ONCE: usize = 16;
 /// Questions of sockets and pages that wait for the loop.
 const QUESTIONS_MAX: usize = 256;

@@ -5,8 +5,8 @@
 //! only more buffers complete one, so [`Buffers::overdraw`] gives them. What is kept is then still bounded by `proto`,
 //! which begins no more pieces than there is room for, but at least one per image.
 //!
-//! While the workers are behind ([`Buffers::set_behind`]) nothing more is received, though there be room: what waits is
-//! no faster hashed, and a block that stays in the processor's cache until it is written costs less.
+//! While the workers are behind ([`Buffers::set_behind`]) no further block is begun for a while, though there be room: what
+//! waits is no faster hashed, and a block that stays in the processor's cache until it is written costs less.
 //!
 //! Buffers are used again while their pages are warm: a fresh page costs three times what receiving into it does
 //! (measured).
@@ -75,7 +75,7 @@ impl Buffers {
         self.0.behind.send_if_modified(|was| std::mem::replace(was, behind) != behind);
     }
 
-    /// Whether nothing more should be received now.
+    /// Whether no further block should be begun now.
     pub(super) fn is_behind(&self) -> bool {
         *self.0.behind.borrow()
     }

@@ -5,6 +5,7 @@ use std::io::{self, IoSlice};
 use std::path::Path;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use labmesh_proto::error::DiskError;
 use labmesh_proto::id::PieceIndex;
@@ -24,6 +25,10 @@ const SLICES_MAX: usize = 1024;
 /// Pieces are reported together until they are so many bytes: each report wakes the driver, and it every connection that
 /// is told of the piece.
 const REPORT_BYTES: usize = 8 * 1024 * 1024;
+/// A report waits no longer than this for others.
+const REPORT_TIME: Duration = Duration::from_millis(10);
+/// Nor do pieces for a worker who may be waiting for another image's disk.
+const PATIENCE: Duration = Duration::from_millis(20);
 /// Workers are behind when so many times their lanes wait. One time is what the next who is done takes.
 const BEHIND: usize = 2;
 
@@ -84,7 +89,7 @@ impl Queue {
     pub(super) fn push(&self, task: Task) {
         let mut state = self.state();
         state.tasks.push_back(task);
-        if state.are_enough() {
+        if state.tasks.len() == 1 || state.are_enough() {
             self.changed.notify_one();
         }
         if state.tasks.len() == BEHIND * *LANES {
@@ -102,12 +107,22 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Up to [`LANES`] pieces; none once the queue has ended. Each is followed by [`Queue::done`].
+    /// Up to [`LANES`] pieces; none once the queue has ended. Who gets some is followed by [`Queue::done`].
     fn take(&self) -> Vec<Task> {
-        let wait = |waiting: &mut Waiting| !waiting.are_enough() && !waiting.ended;
-        let mut state = self.changed.wait_while(self.state(), wait).unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
+        while !state.are_enough() && !state.ended {
+            if state.tasks.is_empty() {
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            let waited = self.changed.wait_timeout(state, PATIENCE).unwrap_or_else(PoisonError::into_inner);
+            state = waited.0;
+            if waited.1.timed_out() && !state.tasks.is_empty() {
+                break;
+            }
+        }
         let number = state.tasks.len().min(*LANES);
-        state.working += 1;
+        state.working += usize::from(number > 0);
         let tasks = state.tasks.drain(..number).collect();
         if state.tasks.len() < BEHIND * *LANES {
             self.buffers.set_behind(false);
@@ -132,19 +147,27 @@ pub(super) fn work(queue: &Queue, clerk: &Sender<Job>, events: &Events) {
         tasks.retain(|task| !task.image.source.is_closed());
         let pieces: Vec<_> = tasks.iter().map(|task| &task.blocks[..]).collect();
         let hashes = sha1_of_pieces(&pieces);
-        let (mut reports, mut bytes) = (Vec::new(), 0);
+        let (mut reports, mut bytes, mut since) = (Vec::new(), 0, Instant::now());
+        let report = |reports: &mut Vec<Event>| {
+            if !reports.is_empty() {
+                // A driver that has ended is nobody to tell.
+                let _ = events.blocking_send(Event::together(std::mem::take(reports)));
+            }
+        };
+        let mut written = tasks.first().map(|task| task.image.source.image());
         for (task, hash) in tasks.into_iter().zip(hashes) {
+            // The disk of another image may take its time.
+            if written.replace(task.image.source.image()) != Some(task.image.source.image()) {
+                report(&mut reports);
+            }
             bytes += task.blocks.iter().map(|block| block.len()).sum::<usize>();
             reports.push(finish(task, hash, clerk));
-            if bytes >= REPORT_BYTES {
-                bytes = 0;
-                // A driver that has ended is nobody to tell.
-                let _ = events.blocking_send(Event::together(std::mem::take(&mut reports)));
+            if bytes >= REPORT_BYTES || since.elapsed() >= REPORT_TIME {
+                (bytes, since) = (0, Instant::now());
+                report(&mut reports);
             }
         }
-        if !reports.is_empty() {
-            let _ = events.blocking_send(Event::together(reports));
-        }
+        report(&mut reports);
         queue.done();
     }
 }
@@ -201,4 +224,38 @@ fn write_all(file: &std::fs::File, blocks: &[Buffer], mut at: u64) -> io::Result
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use labmesh_proto::id::ImageIndex;
+
+    use super::*;
+    use crate::io::disk::place::Place;
+    use crate::io::source::Source;
+    use crate::io::testing::sample;
+
+    /// Its worker may be waiting for the disk of another image.
+    #[test]
+    fn pieces_that_are_left_to_a_busy_worker_do_not_wait_for_it_for_long() {
+        let sample = sample(2 * 65536, 65536);
+        let place = Place::new(Path::new("nowhere"), "a.img");
+        let source = Source::new(ImageIndex(0), sample.metainfo.geometry(), place.image().to_owned());
+        let (metainfo, piece) = (Arc::clone(&sample.metainfo), sample.piece(0));
+        let image = Arc::new(Image { source, metainfo, place, written: Mutex::default(), writing: Mutex::default() });
+        let task = || Task { image: Arc::clone(&image), piece, blocks: Vec::new(), whole: false };
+        let queue = Queue::new(Buffers::new(1 << 20));
+        queue.push(task());
+        assert_eq!(queue.take().len(), 1, "nobody is at work");
+        thread::scope(|scope| {
+            let other = scope.spawn(|| queue.take().len());
+            queue.push(task());
+            assert_eq!(other.join().unwrap(), 1, "the first is never done");
+            let ended = scope.spawn(|| queue.take().len());
+            queue.end();
+            assert_eq!(ended.join().unwrap(), 0);
+        });
+    }
 }
