@@ -149,8 +149,8 @@ fn run(words: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn dispatch(command: Command, context: Context) -> anyhow::Result<()> {
-    // A few threads are enough for sockets and pages: hashing and the disk have their own (design, "How a byte moves"),
-    // and threads that pass tasks to each other for nothing cost more than they bring.
+    // A few threads are enough for sockets and pages: hashing and the disk have their own, and
+    // threads that pass tasks to each other for nothing cost more than they bring.
     let threads = (std::thread::available_parallelism().map_or(2, std::num::NonZero::get) / 2).clamp(1, 4);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
     let result = runtime.block_on(async {

@@ -43,7 +43,7 @@ pub mod torrent;
 mod fetch;
 mod output;
 
-/// How long a node for one command looks for others: mDNS and an election take at most 2.5 s (design, section 5).
+/// How long a node for one command looks for others: mDNS and an election take at most 2.5 s.
 const LOOK_FOR: Duration = Duration::from_secs(6);
 /// Between two looks at the node's status.
 const LOOK_EVERY: Duration = Duration::from_millis(100);

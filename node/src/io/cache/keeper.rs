@@ -38,7 +38,7 @@ use wishes::{About, Wanted};
 const SETTLED: Duration = Duration::from_secs(1);
 /// Changes come in crowds: the folders are read once for all of this time's.
 const GATHER: Duration = Duration::from_millis(150);
-/// How long the watcher's thread takes what changes as it comes, before it sleeps for [`GATHER`].
+/// How long the watcher's thread takes what is written to partial copies as it comes, before it sleeps for [`GATHER`].
 const AWAKE: Duration = Duration::from_millis(5);
 
 /// What the keeper is told.
@@ -136,19 +136,19 @@ impl Keeper {
         let messages = shared.messages.clone();
         let mut woke = Instant::now();
         let changed = move |event: notify::Result<notify::Event>| {
-            let matters = event.map_or(true, |event| {
+            let (matters, is_piece) = event.map_or((true, false), |event| {
                 let access = matches!(event.kind, EventKind::Access(_));
                 let closed = matches!(event.kind, EventKind::Access(notify::event::AccessKind::Close(_)));
                 let here = event.paths.iter().any(|path| listing::matters(path));
-                event.need_rescan() || ((!access || closed) && here)
+                (event.need_rescan() || ((!access || closed) && here), !access && !here)
             });
             if matters {
                 // One that does not fit follows others that make the keeper look.
                 let _ = messages.try_send(Message::Changed);
             }
-            // Each piece that is written to a copy is such a change. Those that nobody takes for a while are one for the
-            // kernel.
-            if woke.elapsed() >= AWAKE {
+            // Each piece that is written to a partial copy is a change too. Those that nobody takes for a while are one for
+            // the kernel.
+            if is_piece && woke.elapsed() >= AWAKE {
                 thread::sleep(GATHER);
                 woke = Instant::now();
             }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use labmesh_proto::error::DiskError;
-use labmesh_proto::id::PieceIndex;
+use labmesh_proto::id::{ImageIndex, PieceIndex};
 use labmesh_proto::io::Input;
 use rustix::io::{Errno, pwritev};
 use tracing::{debug, error};
@@ -25,9 +25,9 @@ const SLICES_MAX: usize = 1024;
 /// Pieces are reported together until they are so many bytes: each report wakes the driver, and it every connection that
 /// is told of the piece.
 const REPORT_BYTES: usize = 8 * 1024 * 1024;
-/// A report waits no longer than this for others.
+/// The same once they have taken so long to write: who is told of a piece of a slow disk does not wait for the next.
 const REPORT_TIME: Duration = Duration::from_millis(10);
-/// Nor do pieces for a worker who may be waiting for another image's disk.
+/// So long pieces are left to workers who are busy: they may be waiting for another image's disk.
 const PATIENCE: Duration = Duration::from_millis(20);
 /// Workers are behind when so many times their lanes wait. One time is what the next who is done takes.
 const BEHIND: usize = 2;
@@ -73,8 +73,8 @@ struct Waiting {
 }
 
 impl Waiting {
-    /// Whether one more worker should take some. Fewer than fill its lanes are left to those who are at work: a piece
-    /// costs half as much among others, and nobody is woken for it.
+    /// Whether one more worker should take some at once. Fewer than fill its lanes are left to those who are at work: a
+    /// piece costs half as much among others.
     fn are_enough(&self) -> bool {
         self.tasks.len() >= if self.working == 0 { 1 } else { *LANES }
     }
@@ -89,6 +89,7 @@ impl Queue {
     pub(super) fn push(&self, task: Task) {
         let mut state = self.state();
         state.tasks.push_back(task);
+        // One more worker watches over the first, in case those at work do not come for it.
         if state.tasks.len() == 1 || state.are_enough() {
             self.changed.notify_one();
         }
@@ -124,13 +125,16 @@ impl Queue {
         let number = state.tasks.len().min(*LANES);
         state.working += usize::from(number > 0);
         let tasks = state.tasks.drain(..number).collect();
+        if !state.tasks.is_empty() {
+            self.changed.notify_one();
+        }
         if state.tasks.len() < BEHIND * *LANES {
             self.buffers.set_behind(false);
         }
         tasks
     }
 
-    /// Who is done takes what has come meanwhile, so nobody else is woken.
+    /// Who is done takes what has come meanwhile.
     fn done(&self) {
         self.state().working -= 1;
     }
@@ -147,28 +151,51 @@ pub(super) fn work(queue: &Queue, clerk: &Sender<Job>, events: &Events) {
         tasks.retain(|task| !task.image.source.is_closed());
         let pieces: Vec<_> = tasks.iter().map(|task| &task.blocks[..]).collect();
         let hashes = sha1_of_pieces(&pieces);
-        let (mut reports, mut bytes, mut since) = (Vec::new(), 0, Instant::now());
-        let report = |reports: &mut Vec<Event>| {
-            if !reports.is_empty() {
-                // A driver that has ended is nobody to tell.
-                let _ = events.blocking_send(Event::together(std::mem::take(reports)));
-            }
-        };
-        let mut written = tasks.first().map(|task| task.image.source.image());
+        let mut reports = Reports { events, image: None, waiting: Vec::new(), bytes: 0, since: Instant::now() };
         for (task, hash) in tasks.into_iter().zip(hashes) {
-            // The disk of another image may take its time.
-            if written.replace(task.image.source.image()) != Some(task.image.source.image()) {
-                report(&mut reports);
-            }
-            bytes += task.blocks.iter().map(|block| block.len()).sum::<usize>();
-            reports.push(finish(task, hash, clerk));
-            if bytes >= REPORT_BYTES || since.elapsed() >= REPORT_TIME {
-                (bytes, since) = (0, Instant::now());
-                report(&mut reports);
-            }
+            let bytes = task.blocks.iter().map(|block| block.len()).sum();
+            reports.before_writing_to(task.image.source.image());
+            reports.add(finish(task, hash, clerk), bytes);
         }
-        report(&mut reports);
+        reports.send();
         queue.done();
+    }
+}
+
+/// What is to be reported together.
+struct Reports<'a> {
+    events: &'a Events,
+    /// Whose pieces it is about.
+    image: Option<ImageIndex>,
+    waiting: Vec<Event>,
+    /// Of the pieces that it is about.
+    bytes: usize,
+    /// When the first of them was begun to be written.
+    since: Instant,
+}
+
+impl Reports<'_> {
+    /// The disk of another image may take its time.
+    fn before_writing_to(&mut self, image: ImageIndex) {
+        if self.image.replace(image) != Some(image) {
+            self.send();
+        }
+    }
+
+    fn add(&mut self, report: Event, bytes: usize) {
+        self.waiting.push(report);
+        self.bytes += bytes;
+        if self.bytes >= REPORT_BYTES || self.since.elapsed() >= REPORT_TIME {
+            self.send();
+        }
+    }
+
+    fn send(&mut self) {
+        if !self.waiting.is_empty() {
+            // A driver that has ended is nobody to tell.
+            let _ = self.events.blocking_send(Event::together(std::mem::take(&mut self.waiting)));
+        }
+        (self.bytes, self.since) = (0, Instant::now());
     }
 }
 
@@ -229,8 +256,6 @@ fn write_all(file: &std::fs::File, blocks: &[Buffer], mut at: u64) -> io::Result
 #[cfg(test)]
 mod tests {
     use std::thread;
-
-    use labmesh_proto::id::ImageIndex;
 
     use super::*;
     use crate::io::disk::place::Place;
