@@ -492,7 +492,7 @@ impl Attempts {
     /// Doubles the wait; between one half and the whole of it by chance, so that nodes do not dial in step.
     fn fail(&mut self, now: Time, jitter: u32) {
         let wait = (BACKOFF * (1 << self.failures.min(10))).min(BACKOFF_MAX);
-        let part = (wait.as_nanos() as u64 / 2 * u64::from(jitter)) >> 32;
+        let part = ((wait.as_nanos() / 2 * u128::from(jitter)) >> 32) as u64;
         self.failures = self.failures.saturating_add(1);
         self.next = now + wait / 2 + Duration::from_nanos(part);
         self.dialing = false;

@@ -70,7 +70,7 @@ fn addr(host: usize) -> SocketAddr {
 
 fn node(host: usize) -> NodeId {
     let mut id = [0; 32];
-    id[..8].copy_from_slice(&(host as u64 * 0x9e37_79b9_7f4a_7c15).to_be_bytes());
+    id[..8].copy_from_slice(&(host as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
     NodeId(id)
 }
 
