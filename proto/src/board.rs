@@ -1,8 +1,8 @@
 //! What every node transfers and who is in each swarm, for pages, `status` and `/scrape`.
 //!
 //! Rule: once a second a node tells its master what changed of its own transfers, and the master tells everybody the
-//! whole board if it changed or somebody came, in a large room more seldom; only transfers that move, wait or end are
-//! on it. Not here: what anybody decides by it.
+//! whole board if it changed or somebody came, more seldom in a large room and while it sends images over a slow link;
+//! only transfers that move, wait or end are on it. Nobody decides anything by it. Not here: who shows it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -16,6 +16,10 @@ const EVERY: Duration = Duration::from_secs(1);
 /// What the master may send of boards in a second: a hundredth of a gigabit link. The whole board for everybody grows with
 /// the square of the room: with more than 120 nodes it comes more seldom, with a thousand every minute.
 const BYTES_PER_SECOND: u64 = 1_250_000;
+/// While the master sends images, boards take one of so many bytes beside them, as long as that makes nobody wait longer
+/// than `BESIDE_MOST`. In a room of thirty at 50 Mbit/s that is one in four seconds.
+const BESIDE: u64 = 256;
+const BESIDE_MOST: Duration = Duration::from_secs(5);
 /// A transfer on the wire: two ids and a few numbers.
 const REPORT_BYTES: u64 = 90;
 /// A swarm on the wire.
@@ -122,11 +126,14 @@ impl Board {
         }
     }
 
-    /// How long telling everybody of everybody takes at [`BYTES_PER_SECOND`].
+    /// How long telling everybody of everybody takes at the rate that boards may have.
     fn pause(&self) -> Duration {
         let (nodes, reports) = (self.reports.len() as u64, self.reports.values().map(|r| r.len() as u64).sum::<u64>());
-        let bytes = reports * REPORT_BYTES + self.counts.len() as u64 * COUNT_BYTES;
-        Duration::from_millis(nodes * bytes * 1000 / BYTES_PER_SECOND)
+        let bytes = nodes * (reports * REPORT_BYTES + self.counts.len() as u64 * COUNT_BYTES);
+        let takes = |per_second| Duration::from_millis(bytes * 1000 / per_second);
+        let sends = self.of(&self.me).iter().fold(0, |sum: u64, report| sum.saturating_add(report.up_bps));
+        let beside = if sends == 0 { Duration::ZERO } else { takes((sends / BESIDE).max(1)).min(BESIDE_MOST) };
+        takes(BYTES_PER_SECOND).max(beside)
     }
 
     fn set(&mut self, node: NodeId, reports: Vec<TransferReport>) -> bool {
@@ -205,6 +212,26 @@ mod tests {
         assert_eq!(tell(&mut board, 6_000_000), Some(Output::All(both)), "who has just come hears it too");
         board.handle_input(Time(7_000_000), Input::All(board_of(vec![(me, vec![]), (other, vec![report(9)])])));
         assert_eq!((board.of(&me), board.of(&other)), (&mine[..], &[report(9)][..]), "nobody tells us of ourselves");
+    }
+
+    /// Boards of thirty that send nothing come every second, those beside a slow upload after a while.
+    #[test]
+    fn beside_images_on_a_slow_link_the_board_is_told_more_seldom() {
+        let told = |up_bps| {
+            let mut board = Board::new(Time(0), NodeId([0; 32]));
+            for n in 1..30 {
+                board.handle_input(Time(0), Input::Of(NodeId([n; 32]), vec![report(0)]));
+            }
+            let told = (0..60).filter(|second| {
+                let reports = vec![TransferReport { up_bps, ..report(*second) }];
+                let now = Time(0) + EVERY * u32::from(*second);
+                board.handle_input(now, Input::Mine { reports, counts: Some(Vec::new()) });
+                std::iter::from_fn(|| board.poll_output()).any(|output| matches!(output, Output::All(_)))
+            });
+            told.count()
+        };
+        let (idle, gigabit, slow, trickle) = (told(0), told(110_000_000), told(6_000_000), told(1));
+        assert_eq!((idle, gigabit, slow, trickle), (60, 60, 15, 12));
     }
 
     #[test]
