@@ -206,6 +206,8 @@ pub struct Swarm {
 
     pieces: Pieces,
     picker: Picker,
+    /// Pieces that are here and nobody was told of; see [`Swarm::tell_untold`].
+    untold: Vec<PieceIndex>,
     peers: Vec<Peer>,
     /// Index into `peers` by connection, or `NOBODY`.
     by_conn: Vec<u32>,
@@ -265,6 +267,7 @@ impl Swarm {
             shown: TransferState::Checking,
             picker: Picker::new(geometry, &none, &mut rng),
             pieces: Pieces::new(geometry, none),
+            untold: Vec::new(),
             peers: Vec::new(),
             by_conn: Vec::new(),
             serving: None,
@@ -395,6 +398,7 @@ impl Swarm {
     /// The deadline has come.
     pub fn handle_timeout(&mut self, now: Time) {
         if self.review_at <= now {
+            self.tell_untold();
             self.review_requests(now);
             self.review_slots(now);
             self.dial(now);
@@ -448,6 +452,7 @@ impl Swarm {
             self.announce(now, true);
             self.announce_at = Time::NEVER;
             self.review_at = Time::NEVER;
+            self.untold.clear();
             self.contacts.clear();
             for p in (0..self.peers.len()).rev() {
                 self.close(now, p, CloseReason::Withdrawn);

@@ -27,6 +27,10 @@ use crate::wire::peer::{Message, Range};
 pub(super) const STALL: Duration = Duration::from_secs(2);
 const STALL_FACTOR: u32 = 4;
 const STALL_MAX: Duration = Duration::from_secs(20);
+/// The peers are told of pieces together when those are so many bytes, or at the next review.
+const TOLD_BYTES: u64 = 1024 * 1024;
+/// The first and last pieces are told of at once, however: nobody has anything to do, and somebody waits for them.
+const AT_ONCE: u32 = 8;
 /// So many serve us where the tracker does not connect everybody with everybody.
 const LARGE_ROOM: u64 = 14;
 /// Blocks that nobody asked for, beyond those that crossed a cancel, before the peer is dropped.
@@ -386,21 +390,35 @@ impl Swarm {
 
     fn good_piece(&mut self, piece: PieceIndex) {
         self.pieces.good(piece);
-        let mut to = Vec::with_capacity(self.peers.len());
         for p in 0..self.peers.len() {
             let peer = &mut self.peers[p];
-            let had = peer.has.has(piece);
-            // Half of all these messages would tell one of two neighbours what it had first. Whole copies steer by them,
-            // and foreign clients may count on them.
-            if !had || peer.has.is_full() || !peer.is_ours() {
-                to.push(peer.conn);
-            }
-            if had {
+            if peer.has.has(piece) {
                 peer.useful -= 1;
                 self.review_interest(p);
             }
         }
-        self.ask_border(io::Output::Have { image: self.image, piece, to });
+        self.untold.push(piece);
+        let bytes = self.untold.len() as u64 * u64::from(self.geometry.piece_length());
+        let here = self.pieces.here();
+        let is_end = here.count().min(here.pieces() - here.count()) < AT_ONCE;
+        if is_end || !self.picker.is_spread(piece) || bytes >= TOLD_BYTES {
+            self.tell_untold();
+        }
+    }
+
+    /// Tells the peers of the pieces that came since the last time. What nobody else has is told at once, of others
+    /// some are told together, since to be woken costs a node more than to read what it is told.
+    pub(super) fn tell_untold(&mut self) {
+        for n in 0..self.untold.len() {
+            let piece = self.untold[n];
+            let mut to = Vec::with_capacity(self.peers.len());
+            // Half of all these messages would tell one of two neighbours what it had first. Whole copies steer by them,
+            // and foreign clients may count on them.
+            let news = |peer: &&Peer| !peer.has.has(piece) || peer.has.is_full() || !peer.is_ours();
+            to.extend(self.peers.iter().filter(news).map(|peer| peer.conn));
+            self.ask_border(io::Output::Have { image: self.image, piece, to });
+        }
+        self.untold.clear();
     }
 
     fn bad_piece(&mut self, now: Time, piece: PieceIndex) {

@@ -703,6 +703,83 @@ fn what_nobody_else_has_is_sent_first_and_once() {
     assert_eq!(has_sent(3), [(9, 1)]);
 }
 
+/// In the middle of an image, of pieces of 64 KiB, sixteen are told of together. What nobody else has is told at once,
+/// and everything at the next review.
+#[test]
+fn common_pieces_are_told_of_together_and_others_at_once() {
+    const PIECE: u32 = 65_536;
+    let metainfo = crate::testing::metainfo(8 * MIB, PIECE);
+    let pieces = metainfo.geometry().pieces();
+    let of_first = |n: usize| {
+        let mut set = Bitfield::empty(pieces);
+        for piece in metainfo.geometry().all().take(n) {
+            set.set(piece);
+        }
+        set
+    };
+    let mut alone = Alone::with(Arc::clone(&metainfo), of_first(8));
+    let (info_hash, mut asked) = (alone.0.info_hash(), VecDeque::new());
+    // What it tells of and whom, and what it asks for.
+    let tells = |swarm: &mut Swarm, asked: &mut VecDeque<Range>| {
+        let mut told: Vec<(u32, Vec<u32>)> = Vec::new();
+        while let Some(output) = swarm.poll_output() {
+            match output {
+                Output::Border(io::Output::Have { piece, to, .. }) => {
+                    told.push((piece.get(), to.iter().map(|conn| conn.0).collect()));
+                }
+                Output::Border(io::Output::Peer { message: Message::Request(range), .. }) => asked.push_back(range),
+                _ => {}
+            }
+        }
+        told
+    };
+    let whole_suggests = [Message::HaveAll, Message::Suggest(8), Message::Suggest(9), Message::Unchoke];
+    let has_many = [Message::Bitfield(of_first(48).as_bytes().to_vec())];
+    for (n, messages) in [(3, &has_many[..]), (2, &[Message::HaveNone]), (1, &whole_suggests)] {
+        let peer_id = PeerId::of_node(&crate::id::NodeId([n; 32]));
+        let (conn, handshake) = (ConnId(n.into()), Handshake { info_hash, peer_id, fast: true, extended: true });
+        alone.0.handle_input(Time(0), Input::PeerUp { conn, addr: addr(n), handshake, outgoing: true });
+        let extended = Message::Extended(Extended { block: Some(PIECE), ..Extended::default() });
+        for message in [extended].iter().chain(messages) {
+            alone.0.handle_input(Time(0), Input::Peer(conn, message.clone()));
+        }
+    }
+    tells(&mut alone.0, &mut asked);
+    let mut comes = |swarm: &mut Swarm| {
+        let range = asked.pop_front().expect("it asks for more");
+        let piece = metainfo.geometry().piece(range.piece).unwrap();
+        swarm.handle_input(Time(0), Input::Block(ConnId(1), range));
+        swarm.handle_input(Time(0), Input::Verified(piece, Ok(true)));
+        (range.piece, tells(swarm, &mut asked))
+    };
+    let swarm = &mut alone.0;
+    assert_eq!((comes(swarm), comes(swarm)), ((8, vec![]), (9, vec![])));
+    let (rare, told) = comes(swarm);
+    assert!(rare >= 48, "the rarest is asked for first");
+    // Peer 3 had the two before, and whole copies want to know in any case.
+    assert_eq!(told, [(8, vec![2, 1]), (9, vec![2, 1]), (rare, vec![3, 2, 1])]);
+    for _ in 48..pieces - 1 {
+        let (rare, told) = comes(swarm);
+        assert_eq!(told, [(rare, vec![3, 2, 1])]);
+    }
+    let mut untold = Vec::new();
+    for _ in 0..15 {
+        let (common, told) = comes(swarm);
+        assert_eq!(told, []);
+        untold.push((common, vec![2, 1]));
+    }
+    // Meanwhile another gets one of them.
+    swarm.handle_input(Time(0), Input::Peer(ConnId(2), Message::Have(untold[3].0)));
+    untold[3].1 = vec![1];
+    let (common, told) = comes(swarm);
+    untold.push((common, vec![2, 1]));
+    assert_eq!(told, untold);
+    let (common, told) = comes(swarm);
+    assert_eq!(told, []);
+    swarm.handle_timeout(Time(0) + REVIEW);
+    assert_eq!(tells(swarm, &mut VecDeque::new()), [(common, vec![2, 1])]);
+}
+
 /// A swarm with connections to clients, and what it tells them of others.
 struct Exchanging {
     alone: Alone,

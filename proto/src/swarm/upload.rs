@@ -40,11 +40,11 @@ const FOREIGN_TURN: Duration = Duration::from_secs(10);
 const HANDED_BYTES: u64 = 128 * 1024;
 /// The same at high rates: this much time of the present rate.
 const HANDED_TIME_MS: u64 = 5;
-/// The same for all peers together: twice that, and six large blocks in any case. A peer that others serve too takes a
+/// The same for all peers together: twice that, and so many large blocks in any case. A peer that others serve too takes a
 /// part of its link from us, so with one block at a time the link idles; each more delays all of them on their way to
 /// those who wait for them. Where only two take, one after the other is fair, and TCP is not to one that begins beside
 /// one that is well served.
-const TOGETHER_BYTES: u64 = 6 * LARGE_BLOCK_BYTES as u64;
+const BLOCKS_TOGETHER: u64 = 6;
 const TAKERS_LEAST: usize = 3;
 /// Promises to one peer cover this much, so that whatever it has on the way is something that nobody has.
 const PROMISED_BYTES: u64 = 2 * 1024 * 1024;
@@ -228,7 +228,8 @@ impl Swarm {
         if takers.take(TAKERS_LEAST).count() < TAKERS_LEAST {
             return one_by_one;
         }
-        TOGETHER_BYTES.max(one_by_one)
+        let block = self.geometry.piece_length().min(LARGE_BLOCK_BYTES);
+        one_by_one.max(BLOCKS_TOGETHER * u64::from(block))
     }
 
     fn unchoked(&self, ours: bool) -> impl Iterator<Item = usize> + '_ {

@@ -125,7 +125,7 @@ async fn images_are_found_with_their_sidecars_in_opengnsys_words() {
     });
     let (metainfo, stopped) = lab.has("ou1/win 10.img").await;
     assert_eq!((metainfo.name(), stopped), ("win 10.img", false));
-    assert_eq!(metainfo.geometry(), Geometry::new(3_000_000, 256 * 1024).unwrap());
+    assert_eq!(metainfo.geometry(), Geometry::new(3_000_000, 128 * 1024).unwrap());
     let image = lab.file("ou1/win 10.img");
     let full = lab.file("ou1/win 10.img.full.sum");
     let torrent = lab.file("ou1/win 10.img.torrent");
