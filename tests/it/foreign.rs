@@ -110,7 +110,7 @@ fn goes_on_half_way(client: &dyn Client) {
     let hash = node.add(&image);
     let torrent = dir.path().join("fetched.torrent");
     let scheme = if client.knows_udp_trackers() { "udp" } else { "http" };
-    mktorrent(&image, &torrent, &format!("{scheme}://{}:{HTTP_PORT}/announce", lab.host(0).addr()), 18);
+    mktorrent(&image, &torrent, &format!("{scheme}://{}:{HTTP_PORT}/announce", lab.host(0).addr()), 17);
     assert_eq!(shown_hash(&torrent), hash, "the same bytes are the same swarm");
 
     let folder = folder_of("stranger", dir.path());
