@@ -2,9 +2,9 @@
 //!
 //! Rule: our own nodes are all unchoked, so that requests wait where the link is and nothing is refused that is on its
 //! way; only a crowd takes turns. What nobody else has goes first, once; those that wait for other blocks get them in
-//! turns of one whole piece, whose turn began first first. Who takes its data slowly does not count, so a slow node
-//! delays nobody but itself. Foreign clients share a bounded number of slots and every second block. There is no tit
-//! for tat.
+//! turns of one whole piece. Whose turn began first is first, but who has less than others passes before them, so that
+//! all end together. Who takes its data slowly does not count, so a slow node delays nobody but itself. Foreign clients
+//! share a bounded number of slots and every second block. There is no tit for tat.
 //!
 //! The master serves nodes in mode seeder first, since they serve the others. A whole copy steers with BEP 6
 //! `suggest`: it promises each piece that nobody has to one peer, so that every piece goes out once before any goes
@@ -34,11 +34,9 @@ const TURN: Duration = Duration::from_secs(2);
 const FOREIGN_SLOTS: usize = 4;
 /// A foreign client keeps its slot this long; many need seconds to fill their pipeline (BEP 3: 10 s).
 const FOREIGN_TURN: Duration = Duration::from_secs(10);
-/// Bytes that the driver is given to send to one peer before it has sent them. At low rates so one large block at a time,
-/// since the socket still holds the end of the last one when it asks for more. With more, a peer that is served well would
-/// be fed again before the other got its block.
-const HANDED_BYTES: u64 = 128 * 1024;
-/// The same at high rates: this much time of the present rate.
+/// What the driver is given to send to one peer before it has sent it, at high rates: this much time of the present one. At
+/// low rates it is one large block at a time, since the socket still holds the end of the last one when it asks for more.
+/// With more, a peer that is served well would be fed again before the other got its block.
 const HANDED_TIME_MS: u64 = 5;
 /// The same for all peers together: twice that, and so many large blocks in any case. A peer that others serve too takes a
 /// part of its link from us, so with one block at a time the link idles; each more delays all of them on their way to
@@ -46,6 +44,10 @@ const HANDED_TIME_MS: u64 = 5;
 /// one that is well served.
 const BLOCKS_TOGETHER: u64 = 6;
 const TAKERS_LEAST: usize = 3;
+/// For each so-manieth of the image that a peer lags behind the foremost one it waits one round of all turns less...
+const LAG_PARTS: u64 = 32;
+/// ...of so many at most that the foremost waits beside its own, so that nobody stands still for who comes late.
+const LAG_ROUNDS: u64 = 4;
 /// Promises to one peer cover this much, so that whatever it has on the way is something that nobody has.
 const PROMISED_BYTES: u64 = 2 * 1024 * 1024;
 /// A peer that has not taken what was handed to it for this long, or for this many times as long as the whole link
@@ -139,7 +141,11 @@ impl Swarm {
 
     fn begin_turn(&mut self, p: usize) {
         self.upload.turn += 1;
-        self.peers[p].turn = self.upload.turn;
+        let takers = self.peers.iter().filter(|q| q.peer_interested);
+        let (count, foremost) = takers.fold((0, 0), |(n, most), q| (n + 1, q.has.count().max(most)));
+        let lag = u64::from(foremost.saturating_sub(self.peers[p].has.count()));
+        let sooner = (count * lag * LAG_PARTS / u64::from(self.geometry.pieces())).min(count * LAG_ROUNDS);
+        self.peers[p].turn = self.upload.turn + count * LAG_ROUNDS - sooner;
         self.peers[p].turn_bytes = 0;
     }
 
@@ -206,8 +212,12 @@ impl Swarm {
     }
 
     /// How much one peer is handed at a time at the present rate.
-    fn handed_most(rate: u64) -> u64 {
-        HANDED_BYTES.max(rate / 1000 * HANDED_TIME_MS)
+    fn handed_most(&self, rate: u64) -> u64 {
+        (self.large_block() / 2).max(rate / 1000 * HANDED_TIME_MS)
+    }
+
+    fn large_block(&self) -> u64 {
+        self.geometry.piece_length().min(LARGE_BLOCK_BYTES).into()
     }
 
     /// How much may be on its way to others when this peer is handed more. Beside a seeder, who comes first, no more than
@@ -215,7 +225,7 @@ impl Swarm {
     fn handed_beside(&self, rate: u64, p: usize) -> u64 {
         let seeder_waits = || self.peers.iter().any(|q| q.seeder && q.peer_interested);
         if self.is_behind_seeders(p) && seeder_waits() {
-            2 * Self::handed_most(rate)
+            2 * self.handed_most(rate)
         } else {
             self.handed_together(rate)
         }
@@ -223,13 +233,12 @@ impl Swarm {
 
     /// How much all peers together are handed at a time.
     fn handed_together(&self, rate: u64) -> u64 {
-        let one_by_one = 2 * Self::handed_most(rate);
+        let one_by_one = 2 * self.handed_most(rate);
         let takers = self.peers.iter().filter(|q| q.handed > 0 || !q.wanted.is_empty());
         if takers.take(TAKERS_LEAST).count() < TAKERS_LEAST {
             return one_by_one;
         }
-        let block = self.geometry.piece_length().min(LARGE_BLOCK_BYTES);
-        one_by_one.max(BLOCKS_TOGETHER * u64::from(block))
+        one_by_one.max(BLOCKS_TOGETHER * self.large_block())
     }
 
     fn unchoked(&self, ours: bool) -> impl Iterator<Item = usize> + '_ {
@@ -275,7 +284,7 @@ impl Swarm {
     /// Of the peers that wait for a block and can take one: foreign clients in alternation, then what nobody has, then
     /// the oldest turn.
     fn next_to_serve(&self, rate: u64) -> Option<usize> {
-        let most = Self::handed_most(rate);
+        let most = self.handed_most(rate);
         let mut best = None;
         for (p, peer) in self.peers.iter().enumerate() {
             let Some(front) = peer.wanted.front().filter(|_| !peer.am_choking) else { continue };
