@@ -44,10 +44,11 @@ const HANDED_TIME_MS: u64 = 5;
 /// one that is well served.
 const BLOCKS_TOGETHER: u64 = 6;
 const TAKERS_LEAST: usize = 3;
-/// For each so-manieth of the image that a peer lags behind the foremost one it waits one round of all turns less...
-const LAG_PARTS: u64 = 32;
-/// ...of so many at most that the foremost waits beside its own, so that nobody stands still for who comes late.
+/// After its turn the foremost peer waits so many rounds of turns beside the usual one, so that all end together and nobody
+/// stands still for who comes late...
 const LAG_ROUNDS: u64 = 4;
+/// ...and who lags behind it by one in so many pieces of the image waits one less.
+const LAG_PARTS: u64 = 32;
 /// Promises to one peer cover this much, so that whatever it has on the way is something that nobody has.
 const PROMISED_BYTES: u64 = 2 * 1024 * 1024;
 /// A peer that has not taken what was handed to it for this long, or for this many times as long as the whole link
