@@ -100,7 +100,7 @@ pub(super) struct Peer {
     pub(super) handed_at: Time,
     /// It takes its data so slowly that others are served meanwhile.
     pub(super) slow: bool,
-    /// Orders the turns: the number of the turn it had last.
+    /// Whose is the least is served first: the number of its last turn, and for our own what `begin_turn` adds.
     pub(super) turn: u64,
     pub(super) turn_bytes: u64,
     pub(super) unchoked_at: Time,

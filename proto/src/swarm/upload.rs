@@ -283,7 +283,7 @@ impl Swarm {
     }
 
     /// Of the peers that wait for a block and can take one: foreign clients in alternation, then what nobody has, then
-    /// the oldest turn.
+    /// the least [`Peer::turn`].
     fn next_to_serve(&self, rate: u64) -> Option<usize> {
         let most = self.handed_most(rate);
         let mut best = None;
