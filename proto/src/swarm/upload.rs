@@ -142,7 +142,7 @@ impl Swarm {
 
     fn begin_turn(&mut self, p: usize) {
         self.upload.turn += 1;
-        let takers = self.peers.iter().filter(|q| q.peer_interested);
+        let takers = self.peers.iter().filter(|q| q.is_ours() && q.peer_interested);
         let (count, foremost) = takers.fold((0, 0), |(n, most), q| (n + 1, q.has.count().max(most)));
         let lag = u64::from(foremost.saturating_sub(self.peers[p].has.count()));
         let sooner = (count * lag * LAG_PARTS / u64::from(self.geometry.pieces())).min(count * LAG_ROUNDS);
