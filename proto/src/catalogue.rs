@@ -42,6 +42,9 @@ pub enum Input {
     Following(Epoch),
     /// Nobody is obeyed at the moment. What was published stays visible.
     LostMaster,
+    /// A control connection with that node stands: what it was told before may have been lost. Who hears the master's
+    /// beacon first obeys it before there is a connection.
+    Up(NodeId),
     /// A node greeted, and has holdings of this version.
     Greeted {
         /// Who.
@@ -191,6 +194,12 @@ impl Catalogue {
             Input::LostMaster => {
                 self.role = Role::Alone;
                 (self.ask_again, self.grace_ends) = (None, None);
+            }
+            Input::Up(node) => {
+                if matches!(self.role, Role::Follower(epoch) if epoch.node == node) {
+                    self.ask_again = None;
+                    self.catch_up(now);
+                }
             }
             Input::Greeted { from, holdings } => {
                 if self.is_master() && from != self.me && self.heard.get(&from) != Some(&holdings) {

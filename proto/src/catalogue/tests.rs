@@ -318,6 +318,21 @@ fn a_follower_asks_again_while_nobody_answers_and_when_a_beat_shows_a_newer_vers
     assert_eq!(desk.asks(), 4);
 }
 
+/// Who hears a beacon obeys the master before there is a connection, and what it says then goes nowhere.
+#[test]
+fn what_was_asked_before_there_was_a_connection_is_asked_again_at_once() {
+    let mut desk = follower();
+    assert_eq!(desk.asks(), 1);
+    desk.input(Input::Up(node(3)));
+    assert_eq!(desk.asks(), 1, "that is not the master");
+    desk.input(Input::Up(node(0)));
+    assert_eq!(desk.asks(), 2);
+    desk.receive(0, vec![delta(0, 4, &[], &[])]);
+    desk.input(Input::Beat { epoch: epoch(1, 0), version: 4 });
+    desk.input(Input::Up(node(0)));
+    assert_eq!((desk.asks(), desk.catalogue.poll_timeout()), (2, None), "nothing is missing");
+}
+
 #[test]
 fn what_is_here_shows_whatever_the_master_says() {
     let mut desk = follower();

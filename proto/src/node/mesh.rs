@@ -86,6 +86,7 @@ impl Node {
                 self.roster.handle_input(now, roster::Input::Up { node, addr });
                 self.discovery.handle_input(now, discovery::Input::Up { node, addr });
                 self.election.handle_input(now, election::Input::Up(node));
+                self.catalogue.handle_input(now, catalogue::Input::Up(node));
                 self.torrents.handle_input(now, torrents::Input::Up(node));
             }
             Input::ControlDown { node } => {

@@ -9,7 +9,9 @@ use crate::bitfield::Bitfield;
 use crate::config::{Config, HUGE_BLOCK_BYTES, Mode, RateLimit, RateLimits, TrackerConfig, Weight};
 use crate::id::{Epoch, InfoHash, NodeId, RequestId, Time};
 use crate::io::{Command, Event, Input, Output, Refusal, Reply};
+use crate::node::status::Role;
 use crate::testing::metainfo;
+use crate::wire::control::{Beat, Message, Signature};
 use crate::wire::http_tracker::{Announce, Announced};
 
 const ME: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
@@ -93,6 +95,33 @@ impl Desk {
         let announce = Announce::parse(&query, STRANGER).expect("a good announce");
         self.input(Input::Announce { id: RequestId(5), announce });
     }
+}
+
+/// In one of seven starts in a busy room the master's beacon came before there was a connection to it; the image was
+/// asked for a second later (measured).
+#[test]
+fn a_node_that_hears_a_beacon_first_has_the_catalogue_once_it_is_connected() {
+    let mut desk = Desk::new();
+    let master = NodeId([9; 32]);
+    let beat = Beat {
+        epoch: Epoch { term: 3, node: master },
+        seq: 1,
+        members: 2,
+        solo: false,
+        control_port: 6970,
+        roster: 0,
+        catalogue: 0,
+        signature: Signature::default(),
+    };
+    desk.input(Input::Beat { from: (STRANGER, 6970).into(), beat: Box::new(beat) });
+    assert_eq!(desk.node.role(), Role::Follower);
+    desk.node.handle_input(desk.now, Input::ControlUp { node: master, addr: STRANGER });
+    let said = std::iter::from_fn(|| desk.node.poll_output());
+    let to_master = said.filter_map(|output| match output {
+        Output::Send { to, message } if to == master => Some(*message),
+        _ => None,
+    });
+    assert_eq!(to_master.filter(|message| *message == Message::CatalogueSince(0)).count(), 1);
 }
 
 /// A client that announces in the first moments of a node would get an empty list, and come back after its interval:
