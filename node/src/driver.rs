@@ -348,15 +348,13 @@ fn drive(
 ) -> anyhow::Result<()> {
     io::Precedence::First.take();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let driver = runtime.block_on(async {
-        let limits = setup.limits;
-        let mut driver = Driver::start(config, setup)?;
-        driver.node.handle_input(now(), Input::Limits(limits));
-        // Nobody waits for it if the program is ending.
-        let _ = started.send(());
-        driver.run(reported, asked, stopped).await;
-        anyhow::Ok(driver)
-    })?;
+    let limits = setup.limits;
+    let mut driver = runtime.block_on(async { Driver::start(config, setup) })?;
+    driver.node.handle_input(now(), Input::Limits(limits));
+    // Nobody waits for it if the program is ending.
+    let _ = started.send(());
+    // It is only lent: the runtime copies the place of a future's result at each wake-up, and a driver is large.
+    runtime.block_on(driver.run(reported, asked, stopped));
     let Driver { disk, mdns, book, .. } = driver;
     book.flush();
     runtime.block_on(mdns.shutdown());
