@@ -222,4 +222,20 @@ mod tests {
         buffers.trim();
         assert_eq!(buffers.take(10).now_or_never().unwrap()[0], 0);
     }
+
+    #[tokio::test]
+    async fn who_lets_workers_catch_up_goes_on_when_they_have_or_need_too_long() {
+        let buffers = Buffers::new(1 << 20);
+        buffers.set_behind(true);
+        let mut waiting = std::pin::pin!(buffers.caught_up());
+        assert!(waiting.as_mut().now_or_never().is_none());
+        buffers.set_behind(false);
+        assert!(waiting.now_or_never().is_some());
+
+        buffers.set_behind(true);
+        let begun = std::time::Instant::now();
+        buffers.caught_up().await;
+        assert!(begun.elapsed() >= BEHIND_MAX);
+        assert!(!buffers.is_behind(), "they wait for a disk: the next does not wait for them once more");
+    }
 }

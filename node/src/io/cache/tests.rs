@@ -1,7 +1,9 @@
 //! Real files in temporary folders, real inotify. Tests wait for what the cache reports.
 
 use std::fs;
+use std::io::Write;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use labmesh_proto::config::Mode;
@@ -110,6 +112,31 @@ fn md5sum(command: &str) -> String {
 
 fn bytes(seed: u8, len: usize) -> Vec<u8> {
     (0..len).map(|n| (n as u32).wrapping_mul(2_654_435_761).to_be_bytes()[0] ^ seed).collect()
+}
+
+/// Pieces are written a thousand times a second; the watcher sleeps between crowds of them, and must miss nothing else.
+#[tokio::test]
+async fn an_image_that_comes_while_another_is_fetched_is_found() {
+    let mut lab = Lab::new(|_| {});
+    let (part, over) = (lab.file("big.img.part"), Arc::new(AtomicBool::new(false)));
+    let fetched = std::thread::spawn({
+        let over = Arc::clone(&over);
+        move || {
+            let mut part = fs::File::create(part).unwrap();
+            let mut pieces = 0;
+            while !over.load(Ordering::Relaxed) {
+                part.write_all(&[0; 4096]).unwrap();
+                pieces += 1;
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            pieces
+        }
+    });
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    fs::write(lab.file("new.img"), bytes(2, 100_000)).unwrap();
+    lab.has("new.img").await;
+    over.store(true, Ordering::Relaxed);
+    assert!(fetched.join().unwrap() > 100, "it was fetched meanwhile");
 }
 
 #[tokio::test]

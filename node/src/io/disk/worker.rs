@@ -262,15 +262,20 @@ mod tests {
     use crate::io::source::Source;
     use crate::io::testing::sample;
 
-    /// Its worker may be waiting for the disk of another image.
-    #[test]
-    fn pieces_that_are_left_to_a_busy_worker_do_not_wait_for_it_for_long() {
+    /// Makes tasks that are all about one piece.
+    fn tasks() -> impl Fn() -> Task {
         let sample = sample(2 * 65536, 65536);
         let place = Place::new(Path::new("nowhere"), "a.img");
         let source = Source::new(ImageIndex(0), sample.metainfo.geometry(), place.image().to_owned());
         let (metainfo, piece) = (Arc::clone(&sample.metainfo), sample.piece(0));
         let image = Arc::new(Image { source, metainfo, place, written: Mutex::default(), writing: Mutex::default() });
-        let task = || Task { image: Arc::clone(&image), piece, blocks: Vec::new(), whole: false };
+        move || Task { image: Arc::clone(&image), piece, blocks: Vec::new(), whole: false }
+    }
+
+    /// Its worker may be waiting for the disk of another image.
+    #[test]
+    fn pieces_that_are_left_to_a_busy_worker_do_not_wait_for_it_for_long() {
+        let task = tasks();
         let queue = Queue::new(Buffers::new(1 << 20));
         queue.push(task());
         assert_eq!(queue.take().len(), 1, "nobody is at work");
@@ -282,5 +287,17 @@ mod tests {
             queue.end();
             assert_eq!(ended.join().unwrap(), 0);
         });
+    }
+
+    #[test]
+    fn workers_are_behind_from_twice_their_lanes_on_until_one_takes_some() {
+        let (task, buffers) = (tasks(), Buffers::new(1 << 20));
+        let queue = Queue::new(buffers.clone());
+        (1..BEHIND * *LANES).for_each(|_| queue.push(task()));
+        assert!(!buffers.is_behind());
+        queue.push(task());
+        assert!(buffers.is_behind());
+        assert_eq!(queue.take().len(), *LANES);
+        assert!(!buffers.is_behind());
     }
 }
