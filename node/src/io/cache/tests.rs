@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use labmesh_proto::config::Mode;
@@ -118,25 +118,24 @@ fn bytes(seed: u8, len: usize) -> Vec<u8> {
 #[tokio::test]
 async fn an_image_that_comes_while_another_is_fetched_is_found() {
     let mut lab = Lab::new(|_| {});
-    let (part, over) = (lab.file("big.img.part"), Arc::new(AtomicBool::new(false)));
-    let fetched = std::thread::spawn({
-        let over = Arc::clone(&over);
+    let mut part = fs::File::create(lab.file("big.img.part")).unwrap();
+    let pieces = Arc::new(AtomicUsize::new(0));
+    std::thread::spawn({
+        let pieces = Arc::clone(&pieces);
+        // Until the test is over, however it ends.
         move || {
-            let mut part = fs::File::create(part).unwrap();
-            let mut pieces = 0;
-            while !over.load(Ordering::Relaxed) {
+            while Arc::strong_count(&pieces) > 1 {
                 part.write_all(&[0; 4096]).unwrap();
-                pieces += 1;
+                pieces.fetch_add(1, Ordering::Relaxed);
                 std::thread::sleep(Duration::from_millis(1));
             }
-            pieces
         }
     });
-    tokio::time::sleep(Duration::from_millis(400)).await;
+    let written = || pieces.load(Ordering::Relaxed);
+    lab.until(|| written() > 300).await;
     fs::write(lab.file("new.img"), bytes(2, 100_000)).unwrap();
     lab.has("new.img").await;
-    over.store(true, Ordering::Relaxed);
-    assert!(fetched.join().unwrap() > 100, "it was fetched meanwhile");
+    assert!(written() > 400, "it was fetched all the while");
 }
 
 #[tokio::test]
