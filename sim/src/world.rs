@@ -59,6 +59,15 @@ const TIMEOUTS_AT_ONCE: u32 = 10_000;
 enum Event {
     /// To a machine, if it still has the same life.
     Input(usize, u32, Box<Input>),
+    /// To a machine, if it still has the same life and has not closed that image or opened it again since: the driver
+    /// drops what is reported late.
+    OfImage {
+        machine: usize,
+        life: u32,
+        image: ImageIndex,
+        opening: u32,
+        input: Box<Input>,
+    },
     Timer(usize, u32),
     Datagram {
         from: usize,
@@ -296,6 +305,10 @@ impl World {
     fn happen(&mut self, event: Event) -> Result<(), String> {
         match event {
             Event::Input(machine, life, input) => self.feed_if(machine, life, *input),
+            Event::OfImage { machine, life, image, opening, input } => {
+                let late = self.machines[machine].opening(image) != opening;
+                if late { Ok(()) } else { self.feed_if(machine, life, *input) }
+            }
             Event::Timer(machine, life) => self.timer(machine, life),
             Event::Datagram { from, to, beat } => self.datagram(from, to, beat),
             Event::Found { browser, found } => self.found(browser, found),

@@ -63,6 +63,8 @@ pub(super) struct Machine {
     pub(super) browsing: bool,
     pub(super) advertised: bool,
     images: BTreeMap<ImageIndex, InfoHash>,
+    /// How often images were opened and closed, by index.
+    openings: BTreeMap<ImageIndex, u32>,
     /// What each slot was accepted for last, and whose it is; kept after its end, for what still waits to be handed over.
     pub(super) accepted: Vec<Option<(ImageIndex, usize)>>,
     /// Peer connections by the slot it knows them by.
@@ -153,6 +155,7 @@ impl Machine {
             browsing: false,
             advertised: false,
             images: BTreeMap::new(),
+            openings: BTreeMap::new(),
             accepted: Vec::new(),
             slots: Vec::new(),
             mailbox: VecDeque::new(),
@@ -200,6 +203,12 @@ impl Machine {
 
     pub(super) fn open(&mut self, image: ImageIndex, hash: InfoHash) {
         self.images.insert(image, hash);
+        *self.openings.entry(image).or_default() += 1;
+    }
+
+    /// What tells reports about an image from those about it before it was closed or opened again.
+    pub(super) fn opening(&self, image: ImageIndex) -> u32 {
+        self.openings.get(&image).copied().unwrap_or(0)
     }
 
     /// Its journal knows how the image is wanted now.
@@ -211,6 +220,7 @@ impl Machine {
 
     pub(super) fn close(&mut self, image: ImageIndex) {
         self.images.remove(&image);
+        *self.openings.entry(image).or_default() += 1;
     }
 
     /// The first free slot is that end's now.
@@ -236,6 +246,7 @@ impl Machine {
         self.browsing = false;
         self.advertised = false;
         self.images.clear();
+        self.openings.clear();
         self.tainted.clear();
         self.failed.clear();
         self.accepted.clear();

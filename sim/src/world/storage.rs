@@ -1,9 +1,9 @@
 //! What the machines ask of their disks, and what comes of it.
 
-use labmesh_proto::id::{Block, ConnId, ImageIndex};
+use labmesh_proto::id::{Block, ConnId, ImageIndex, Time};
 use labmesh_proto::io::{Input, Output};
 
-use super::World;
+use super::{Event, World};
 use crate::disk::{Copy, Disk};
 use crate::network::Item;
 
@@ -28,11 +28,11 @@ impl World {
                     None => Ok(good),
                 };
                 let at = machine.disk.write(self.now, bytes);
-                self.answer_at(at, me, Input::Verified { image, piece, result });
+                self.report_at(at, me, image, Input::Verified { image, piece, result });
             }
             Output::Finish { image } => {
                 let result = machine.disk.unwritable(0).map_or(Ok(()), Err);
-                self.answer_at(small, me, Input::Finished { image, result });
+                self.report_at(small, me, image, Input::Finished { image, result });
             }
             Output::Delete { id, name } => {
                 drop(machine.disk.take(&name));
@@ -62,13 +62,18 @@ impl World {
                 Ok(Disk::pieces(machine.disk.copies.entry((name, hash)).or_insert_with(fresh)))
             }
         };
-        self.answer_at(small, me, Input::Opened { image, result });
+        self.report_at(small, me, image, Input::Opened { image, result });
+    }
+
+    fn report_at(&mut self, at: Time, machine: usize, image: ImageIndex, input: Input) {
+        let (life, opening) = (self.machines[machine].life, self.machines[machine].opening(image));
+        self.queue.push(at, Event::OfImage { machine, life, image, opening, input: Box::new(input) });
     }
 
     /// A block is read while it is sent, if the disk lets it be.
     pub(super) fn read_and_send(&mut self, me: usize, conn: ConnId, image: ImageIndex, block: Block) {
         match self.machines[me].disk.unreadable() {
-            Some(error) => self.answer_at(self.now, me, Input::ReadFailed { image, error }),
+            Some(error) => self.report_at(self.now, me, image, Input::ReadFailed { image, error }),
             None => self.send_item(me, conn, Item::Block(block)),
         }
     }

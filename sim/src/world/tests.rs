@@ -239,6 +239,13 @@ fn what_a_cut_held_back_arrives_when_another_cut_joins_again() {
     storm(393);
 }
 
+/// The simulator's own: what the disk reported of an image that had failed counted for the same image when it was
+/// opened again.
+#[test]
+fn what_the_disk_reports_late_is_dropped() {
+    storm(19);
+}
+
 /// A machine lost its power and was back at once. The others still had their old connections with it, on which nobody
 /// had anything to say, and refused every new one as a duplicate.
 #[test]
