@@ -222,7 +222,7 @@ pub struct Swarm {
     end_game: bool,
     may_ask: Allowance,
     may_send: Allowance,
-    /// With a limit: whom to ask first, counted up.
+    /// With a limit: whom to ask first.
     first_asked: usize,
 
     others_complete: u32,

@@ -30,6 +30,10 @@ impl Allowance {
         Self { limit, left: 0, waiting: false, block_most }
     }
 
+    fn is_open(&self) -> bool {
+        self.limit == RateLimit::NONE || self.left > 0
+    }
+
     pub(super) fn spend(&mut self, bytes: u32) {
         self.left -= i64::from(bytes);
     }
@@ -43,7 +47,7 @@ impl Swarm {
     /// Whether a block may go that way now; if not, the node is asked for a share.
     pub(super) fn may(&mut self, direction: Direction) -> bool {
         let allowance = self.allowance(direction);
-        if allowance.limit == RateLimit::NONE || allowance.left > 0 {
+        if allowance.is_open() {
             return true;
         }
         if !std::mem::replace(&mut allowance.waiting, true) {
@@ -81,11 +85,13 @@ impl Swarm {
         match direction {
             Direction::Up => self.serve(now),
             Direction::Down => {
-                // Somebody else is asked first each time: a share is little, and the first would get all of it.
-                let peers = self.peers.len();
-                self.first_asked = self.first_asked.wrapping_add(1);
-                for n in 0..peers {
-                    self.fill(now, (self.first_asked + n) % peers);
+                // A share is little, and the first would get all of it: the next share goes on where this one ends.
+                let (first, peers) = (self.first_asked, self.peers.len());
+                for p in (0..peers).map(|n| (first + n) % peers) {
+                    if self.may_ask.is_open() {
+                        self.first_asked = p + 1;
+                    }
+                    self.fill(now, p);
                 }
             }
         }
