@@ -110,7 +110,7 @@ fn goes_on_half_way(client: &dyn Client) {
     let hash = node.add(&image);
     let torrent = dir.path().join("fetched.torrent");
     let scheme = if client.knows_udp_trackers() { "udp" } else { "http" };
-    mktorrent(&image, &torrent, &format!("{scheme}://{}:{HTTP_PORT}/announce", lab.host(0).addr()), 17);
+    mktorrent(&image, &torrent, &format!("{scheme}://{}:{HTTP_PORT}/announce", lab.host(0).addr()), 16);
     assert_eq!(shown_hash(&torrent), hash, "the same bytes are the same swarm");
 
     let folder = folder_of("stranger", dir.path());
@@ -351,16 +351,16 @@ fn our_info_hash_is_that_of_mktorrent_and_transmission() {
     }
     let dir = scratch();
     let node = Node::start(&Host::loopback(11), dir.path(), "maker", &["--mesh", "hashes"]);
-    // Our rule gives 128 KiB up to 256 MiB.
-    for size in [1, 128 * 1024, 128 * 1024 + 1, 7 * MIB + 3] {
+    // Our rule gives 64 KiB up to 128 MiB.
+    for size in [1, 64 * 1024, 64 * 1024 + 1, 7 * MIB + 3] {
         let image = dir.path().join(format!("made {size} ñ.img"));
         random_file(&image, size, size);
         let ours = node.add(&image);
         let theirs = dir.path().join("theirs.torrent");
-        mktorrent(&image, &theirs, "http://127.0.0.1/announce", 17);
+        mktorrent(&image, &theirs, "http://127.0.0.1/announce", 16);
         assert_eq!(ours, shown_hash(&theirs), "mktorrent, {size} bytes");
         let mut command = Command::new("transmission-create");
-        command.args(["-s", "128", "-t", "http://127.0.0.1/announce", "-o"]).arg(&theirs).arg(&image);
+        command.args(["-s", "64", "-t", "http://127.0.0.1/announce", "-o"]).arg(&theirs).arg(&image);
         assert!(command.output().is_ok_and(|o| o.status.success()));
         without_private_0(&theirs);
         assert_eq!(ours, shown_hash(&theirs), "transmission-create, {size} bytes");

@@ -615,7 +615,7 @@ fn a_stranger_of_no_use_does_not_keep_a_whole_copy_awake() {
 /// first.
 #[test]
 fn a_request_changes_over_to_who_gets_the_piece_too() {
-    let mut alone = Alone::new(crate::testing::metainfo(8 * MIB, 65_536), false);
+    let mut alone = Alone::new(crate::testing::metainfo(8 * MIB, 32_768), false);
     let info_hash = alone.0.info_hash();
     let mut says = |input| -> Vec<(ConnId, Message)> {
         alone.0.handle_input(alone.1, input);
@@ -639,7 +639,7 @@ fn a_request_changes_over_to_who_gets_the_piece_too() {
         requests.collect()
     };
     let asked = comes(1, Message::HaveAll);
-    assert_eq!(asked.len(), 32, "a pipeline of two megabytes");
+    assert_eq!(asked.len(), 32, "a pipeline of a megabyte");
     let mut stay = Vec::new();
     let mut move_over = Vec::new();
     for (n, range) in (2..).zip(asked) {

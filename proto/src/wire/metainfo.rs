@@ -30,9 +30,9 @@ const NAME_BYTES_MAX: usize = 255;
 const OWN_KEYS: [&[u8]; 5] = [b"announce", b"announce-list", b"comment", b"created by", b"info"];
 
 /// The piece length of the whole mesh for an image of `size` bytes, so that the same bytes are the same swarm
-/// everywhere: 2^ceil(log2(size / 2048)), between 128 KiB and 16 MiB.
+/// everywhere: 2^ceil(log2(size / 2048)), between 64 KiB and 16 MiB.
 pub fn piece_length_for(size: u64) -> u32 {
-    const MIN: u64 = 128 * 1024;
+    const MIN: u64 = 64 * 1024;
     const MAX: u64 = 16 * 1024 * 1024;
     size.div_ceil(2048).next_power_of_two().clamp(MIN, MAX) as u32
 }
@@ -604,8 +604,10 @@ mod tests {
     fn piece_lengths_follow_the_rule_of_the_mesh() {
         const MIB: u64 = 1 << 20;
         for (size, expected) in [
-            (0, 128 << 10),
-            (1, 128 << 10),
+            (0, 64 << 10),
+            (1, 64 << 10),
+            (128 * MIB, 64 << 10),
+            (128 * MIB + 1, 128 << 10),
             (256 * MIB, 128 << 10),
             (256 * MIB + 1, 256 << 10),
             (512 * MIB, 256 << 10),
