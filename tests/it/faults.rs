@@ -263,10 +263,10 @@ fn peers_that_misbehave_are_closed_and_others_are_served() {
         ("a message of 100 MB", number(100_000_000).to_vec()),
         ("an unknown message of 1 MiB and a byte", [&number((1 << 20) + 1)[..], &[99]].concat()),
         ("a request beyond the last piece", [&number(13)[..], &[6], &number(99), &number(0), &number(16384)].concat()),
-        ("a request beyond its piece", [&number(13)[..], &[6], &number(8), &number(90), &number(16384)].concat()),
+        ("a request beyond its piece", [&number(13)[..], &[6], &number(16), &number(90), &number(16384)].concat()),
         ("a request that wraps", [&number(13)[..], &[6], &number(0), &number(u32::MAX), &number(2)].concat()),
         ("a request of 256 MiB", [&number(13)[..], &[6], &number(0), &number(0), &number(1 << 28)].concat()),
-        ("a piece number beyond the last", [&number(5)[..], &[4], &number(9)].concat()),
+        ("a piece number beyond the last", [&number(5)[..], &[4], &number(17)].concat()),
         ("a bitfield of a wrong length", [&number(9)[..], &[5], &[0; 8]].concat()),
         ("a request that is too short", [&number(5)[..], &[6], &number(0)].concat()),
     ];
@@ -291,7 +291,7 @@ fn peers_that_misbehave_are_closed_and_others_are_served() {
     assert!(!matches!(stranger.read(&mut [0; 68]), Ok(1..)), "an unknown image is not answered by a handshake");
 
     let mut honest = connect();
-    honest.request(8, 0, 100).expect("it reads");
+    honest.request(16, 0, 100).expect("it reads");
     let block = honest.read_until(PIECE).expect("it talks").expect("an honest peer is served");
     assert_eq!(block[8..], fs::read(&image).expect("readable")[MIB as usize..]);
     is_well(&mut node);
@@ -379,8 +379,8 @@ fn bad_bytes_never_reach_the_copy_and_their_sender_is_refused() {
 
 fn poison(mut peer: RawPeer) -> u32 {
     let mut lies = 0;
-    // 192 pieces, and no spare bit.
-    if peer.send(BITFIELD, &[0xff; 24]).is_err() || peer.send(UNCHOKE, &[]).is_err() {
+    // 384 pieces, and no spare bit.
+    if peer.send(BITFIELD, &[0xff; 48]).is_err() || peer.send(UNCHOKE, &[]).is_err() {
         return 0;
     }
     while let Ok(Some((id, payload))) = peer.read() {
