@@ -172,7 +172,7 @@ fn what_cannot_be_done_is_said_with_its_exit_code() {
 fn a_damaged_copy_is_repaired_with_its_bad_pieces_only() {
     const IMAGE: &str = "repair me.img";
     const SIZE: u64 = 40 * MIB + 1234;
-    const PIECE: u64 = 128 * KIB;
+    const PIECE: u64 = 64 * KIB;
     let Some(lab) = Lab::open(2, Link::Unshaped) else { return };
     let dir = scratch();
     let image = dir.path().join(IMAGE);
@@ -193,7 +193,7 @@ fn a_damaged_copy_is_repaired_with_its_bad_pieces_only() {
     type Damage<'a> = &'a dyn Fn(&File);
     let cases: [(Damage<'_>, Value, u64, &str); 2] = [
         (&flipped, json!([[3, 4], [100, 100]]), 3 * PIECE, "3-4, 100"),
-        (&cut, json!([[319, 320]]), PIECE + 1234, "319-320"),
+        (&cut, json!([[639, 640]]), PIECE + 1234, "639-640"),
     ];
     for (damage, runs, bytes, words) in cases {
         assert!(nodes[1].stop().success());
