@@ -23,8 +23,9 @@ const PIPELINE: Duration = Duration::from_millis(25);
 /// And its share of this much of what all send together: a request waits behind blocks that go the same way, so who has
 /// few peers would otherwise settle at a low rate with each.
 const PIPELINE_TOGETHER: Duration = Duration::from_millis(30);
-/// Before rates are known, and on slow links, all peers together are asked for this much: enough for a gigabit link's
-/// first round trips, and not so much that two pieces wait in each line, while somebody else could send them at once.
+/// Before rates are known all peers together are asked for this much: enough for a gigabit link's first round trips, and
+/// no more pieces than a whole copy suggests ([`SUGGESTIONS_MAX`], of 64 KiB): others are promised to somebody else, and
+/// would go out twice.
 const PIPELINE_BYTES_TOGETHER_MIN: u64 = 1024 * 1024;
 /// The same for clients that are not ours. Some look at their requests only now and then: Transmission 3.00 twice a
 /// second, and then it answers all that it has, so less than two of its beats would hold it at a fixed rate.
