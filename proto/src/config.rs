@@ -475,8 +475,12 @@ pub const RATE_LIMIT_SHARES: u64 = 32;
 /// What a limited node has not used for this long it may make up for: more than its timers are late.
 pub const RATE_LIMIT_BURST: Duration = Duration::from_millis(125);
 
-/// Pieces that one peer may have suggested and we remember (BEP 6).
-pub const SUGGESTIONS_MAX: usize = 16;
+/// Before rates are known all peers together are asked for this much, enough for a gigabit link's first round trips, and
+/// a whole copy suggests each peer so many bytes of pieces, and one piece more (BEP 6). Who asked it for more would ask
+/// for what is promised to others, and those pieces would go out twice.
+pub const FIRST_BYTES: u64 = 1024 * 1024;
+/// Pieces that one peer may have suggested and we remember: as many as it suggests of the shortest.
+pub const SUGGESTIONS_MAX: usize = (FIRST_BYTES / PIECE_BYTES_MIN as u64) as usize + 1;
 
 #[cfg(test)]
 mod tests {

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use crate::bitfield::Bitfield;
 use crate::config::{
-    BLOCK_BYTES, HUGE_BLOCK_RATE, HUGE_BLOCK_RATE_OF_ONE, LARGE_BLOCK_BYTES, REQUESTS_PER_PEER_MAX, SUGGESTIONS_MAX,
+    BLOCK_BYTES, FIRST_BYTES, HUGE_BLOCK_RATE, HUGE_BLOCK_RATE_OF_ONE, LARGE_BLOCK_BYTES, REQUESTS_PER_PEER_MAX,
+    SUGGESTIONS_MAX,
 };
 use crate::id::{Block, ConnId, PeerId, PieceIndex, Time};
 use crate::swarm::download::STALL;
@@ -23,16 +24,12 @@ const PIPELINE: Duration = Duration::from_millis(25);
 /// And its share of this much of what all send together: a request waits behind blocks that go the same way, so who has
 /// few peers would otherwise settle at a low rate with each.
 const PIPELINE_TOGETHER: Duration = Duration::from_millis(30);
-/// Before rates are known all peers together are asked for this much: enough for a gigabit link's first round trips, and
-/// no more pieces than a whole copy suggests ([`SUGGESTIONS_MAX`], of 64 KiB): others are promised to somebody else, and
-/// would go out twice.
-const PIPELINE_BYTES_TOGETHER_MIN: u64 = 1024 * 1024;
-/// The same for clients that are not ours. Some look at their requests only now and then: Transmission 3.00 twice a
+/// [`PIPELINE`] for clients that are not ours. Some look at their requests only now and then: Transmission 3.00 twice a
 /// second, and then it answers all that it has, so less than two of its beats would hold it at a fixed rate.
 const PIPELINE_FOREIGN: Duration = Duration::from_secs(1);
-/// The same for clients that take 16 KiB at a time and often serve slowly.
+/// At least this much is asked of clients that are not ours: they take 16 KiB at a time and often serve slowly.
 const PIPELINE_BYTES_MIN_FOREIGN: u64 = 512 * 1024;
-/// At most this much, so that one peer cannot hold all buffers.
+/// At most this much is asked of anybody, so that one peer cannot hold all buffers.
 const PIPELINE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Clients that do not say `reqq` take at least this many (libtorrent's default is 250).
 const REQQ_DEFAULT: usize = 200;
@@ -210,7 +207,7 @@ impl Peer {
         let block = u64::from(self.block_len(now, together));
         let ahead = |rate: u64, span: Duration| rate / 1000 * span.as_millis() as u64;
         let (least, span) = if self.is_ours() {
-            let share = ahead(together, PIPELINE_TOGETHER).max(PIPELINE_BYTES_TOGETHER_MIN) / sources.max(1);
+            let share = ahead(together, PIPELINE_TOGETHER).max(FIRST_BYTES) / sources.max(1);
             (share.clamp(block, PIPELINE_BYTES_MAX), PIPELINE)
         } else {
             (PIPELINE_BYTES_MIN_FOREIGN, PIPELINE_FOREIGN)

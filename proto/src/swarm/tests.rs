@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::room::Room;
 use super::*;
-use crate::config::{HUGE_BLOCK_BYTES, LARGE_BLOCK_BYTES, RateLimit};
+use crate::config::{HUGE_BLOCK_BYTES, LARGE_BLOCK_BYTES, PIECE_BYTES_MIN, RateLimit};
 use crate::wire::control::Neighbour;
 use crate::wire::pex::Pex;
 
@@ -419,6 +419,21 @@ fn when_a_second_taker_comes_the_two_fetch_different_pieces_at_once() {
     room.run_until(secs(60), "both complete", Room::all_complete);
     let copies = room.hosts[source].uploaded as f64 / IMAGE as f64;
     assert!(copies < 1.1, "the source sent {copies:.2} copies");
+}
+
+/// A whole copy promises as much as is asked at first, however short the pieces are.
+#[test]
+fn what_is_asked_at_first_goes_out_once() {
+    for piece in [PIECE_BYTES_MIN, 64 * 1024, 1024 * 1024] {
+        let mut room = Room::new(IMAGE, piece);
+        let source = room.join(GBIT / 8, Mode::Seeder, None, true);
+        let takers: Vec<usize> = (0..8).map(|_| room.join(GBIT / 8, Mode::Leecher, None, false)).collect();
+        let at_first = 8 * MIB;
+        room.run_until(secs(10), "what was asked at first came", |room| room.hosts[source].uploaded >= at_first);
+        let sent: Vec<u32> = takers.iter().flat_map(|taker| begun(&room, *taker, Some(source))).collect();
+        let distinct: std::collections::BTreeSet<u32> = sent.iter().copied().collect();
+        assert_eq!(distinct.len(), sent.len(), "pieces of {piece} bytes");
+    }
 }
 
 #[test]

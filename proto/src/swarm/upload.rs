@@ -18,7 +18,7 @@ use std::time::Duration;
 use rand_chacha::rand_core::Rng;
 
 use super::Swarm;
-use crate::config::{BLOCK_BYTES, Direction, LARGE_BLOCK_BYTES, REQUESTS_PER_PEER_MAX, SUGGESTIONS_MAX};
+use crate::config::{BLOCK_BYTES, Direction, FIRST_BYTES, LARGE_BLOCK_BYTES, REQUESTS_PER_PEER_MAX};
 use crate::error::PeerMisbehaved;
 use crate::id::{Block, ConnId, PieceIndex, Time};
 use crate::io;
@@ -49,8 +49,6 @@ const TAKERS_LEAST: usize = 3;
 const LAG_ROUNDS: u64 = 4;
 /// ...and who lags behind it by one in so many pieces of the image waits one less.
 const LAG_PARTS: u64 = 32;
-/// Promises to one peer cover this much, so that whatever it has on the way is something that nobody has.
-const PROMISED_BYTES: u64 = 2 * 1024 * 1024;
 /// A peer that has not taken what was handed to it for this long, or for this many times as long as the whole link
 /// needs for everything that is handed out, is slow.
 const SLOW: Duration = Duration::from_millis(250);
@@ -351,7 +349,7 @@ impl Swarm {
         self.suggest(p);
     }
 
-    /// Promises a peer as many pieces that nobody has as its requests on the way may cover, each to one peer only.
+    /// Promises a peer as many pieces that nobody has as it may ask for at first, each to one peer only.
     fn suggest(&mut self, p: usize) {
         let peer = &self.peers[p];
         if !self.pieces.here().is_full() || !peer.fast || !peer.is_ours() || peer.has.is_full() {
@@ -361,8 +359,8 @@ impl Swarm {
         let Peer { has, promised, .. } = &mut self.peers[p];
         // It got them elsewhere.
         promised.retain(|piece| !has.has(*piece));
-        let ahead = PROMISED_BYTES.div_ceil(u64::from(self.geometry.piece_length())) as usize + 1;
-        while self.peers[p].promised.len() < ahead.min(SUGGESTIONS_MAX) {
+        let ahead = FIRST_BYTES.div_ceil(u64::from(self.geometry.piece_length())) as usize + 1;
+        while self.peers[p].promised.len() < ahead {
             let Some(piece) = self.next_fresh(alone) else { break };
             if self.sent_times(piece) > 0 || self.picker.is_spread(piece) {
                 continue;
