@@ -437,7 +437,7 @@ fn block() -> Size {
 
 /// As the default configuration has it.
 fn buffers() -> Size {
-    Size(64 << 20)
+    Size(256 << 20)
 }
 
 #[cfg(test)]

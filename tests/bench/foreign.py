@@ -137,12 +137,13 @@ def ends_well(child):
         sys.exit(f"{child.args} ended with {child.returncode}")
 
 
-def bittorrent_team(name, lab, image, holders, clients):
-    """Seeds that have found their tracker, on host 1, and clients that are not started."""
+def bittorrent_team(name, lab, image, holders, clients, piece):
+    """Seeds that have found their tracker, on host 1, and clients that are not started. A piece has so many KiB."""
     command = BITTORRENT[name]
     torrent = lab.dir / "bench.torrent"
     torrent.unlink(missing_ok=True)
-    subprocess.run(["mktorrent", "-l", "19", "-a", f"http://{lab.addr(1)}:7070/announce", "-o", torrent, image],
+    length = ["-l", str(piece.bit_length() + 9)]
+    subprocess.run(["mktorrent", *length, "-a", f"http://{lab.addr(1)}:7070/announce", "-o", torrent, image],
                    check=True, capture_output=True)
     tracker = lab.start(1, sys.executable, __file__, "7070")
     wait_for("the tracker", lambda: ":7070" in subprocess.run(

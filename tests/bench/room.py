@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from benchlab import MIB, Lab, Node, busy_seconds, peak_memory, wait_for  # noqa: E402
+from benchlab import LABMESH, MIB, Lab, Node, busy_seconds, peak_memory, wait_for  # noqa: E402
 from foreign import Client, Team, bittorrent_team, ends_well, says, udpcast_team  # noqa: E402
 
 IMAGE = "bench.img"
@@ -29,6 +29,8 @@ class Room:
     # Host: seconds after the beginning at which it is killed, for good.
     kill: dict = field(default_factory=dict)
     uplink: int | None = None
+    # KiB of a piece.
+    piece: int | None = None
 
     @property
     def hosts(self):
@@ -79,6 +81,9 @@ def labmesh_team(lab, room):
         subprocess.run(nodes[0].cli("master", "--claim"), check=True, capture_output=True)
     wait_for("the first to be master", lambda: all(
         (n.json("status") or {}).get("master") == nodes[0].name for n in nodes))
+    if room.piece:
+        words = ["--piece-length", f"{room.piece}KiB", "--announce", f"http://{lab.addr(1)}:6969/announce", "--force"]
+        subprocess.run([LABMESH, "torrent", "create", image, *words], check=True, capture_output=True)
     for node in nodes[:room.holders]:
         subprocess.run(node.cli("add", image), check=True, capture_output=True)
         wait_for("the full sum", lambda node=node: (node.cache / f"{IMAGE}.full.sum").exists())
@@ -115,7 +120,7 @@ def race(lab, room, who):
     elif who == "udpcast":
         team = udpcast_team(lab, image, hosts[:room.holders], hosts[room.holders:])
     else:
-        team = bittorrent_team(who, lab, image, hosts[:room.holders], hosts[room.holders:])
+        team = bittorrent_team(who, lab, image, hosts[:room.holders], hosts[room.holders:], room.piece or 512)
     spent = control(lab, room.size * room.clients)
     seconds, memory, started = {}, {}, []
     over = threading.Event()

@@ -380,6 +380,35 @@ fn begun(room: &Room, host: usize, of: Option<usize>) -> Vec<u32> {
     room.hosts[host].begun.iter().filter(|(source, _)| of(*source)).map(|(_, piece)| *piece).collect()
 }
 
+/// How often what follows does not lie behind.
+fn turns_back(pieces: &[u32]) -> usize {
+    pieces.windows(2).filter(|pair| pair[1] < pair[0]).count()
+}
+
+/// In runs, each somewhere else, so that they send different pieces.
+#[test]
+fn whole_copies_go_through_the_file_for_a_room() {
+    for copies in [1, 2] {
+        let mut room = Room::new(IMAGE, MIB as u32);
+        let sources: Vec<usize> = (0..copies).map(|_| room.join(GBIT / 8, Mode::Seeder, None, true)).collect();
+        let takers: Vec<usize> = (0..6).map(|_| room.join(GBIT / 8, Mode::Peer, forever(), false)).collect();
+        room.run_until(secs(60), "a quarter", |room| room.hosts[sources[0]].uploaded > IMAGE / 4);
+        let mut sent: Vec<u32> = Vec::new();
+        for source in &sources {
+            for taker in &takers {
+                let of_taker = begun(&room, *taker, Some(*source));
+
+                assert!(turns_back(&of_taker) <= 3, "of {copies} whole copies: {of_taker:?}");
+                sent.extend(of_taker);
+            }
+        }
+        let all = sent.len();
+        sent.sort_unstable();
+        sent.dedup();
+        assert!(all - sent.len() <= 4, "{copies} whole copies sent {} of {all} pieces twice", all - sent.len());
+    }
+}
+
 /// Until the end game every piece is asked for once. Whole copies of ours suggest pieces and foreign ones do not.
 #[test]
 fn who_fetches_alone_goes_through_the_file_once_and_so_does_each_whole_copy() {
@@ -413,7 +442,8 @@ fn when_a_second_taker_comes_the_two_fetch_different_pieces_at_once() {
     let [of_first, of_second] = [(first, before[0]), (second, before[1])]
         .map(|(taker, before)| begun(&room, taker, Some(source))[before..].to_vec());
     assert!(of_first.len() > 20 && of_second.len() > 20, "{of_first:?} {of_second:?}");
-    assert!(!of_first.is_sorted() && !of_second.is_sorted(), "{of_first:?} {of_second:?}");
+    // A run may be followed by one that lies before it.
+    assert!(turns_back(&of_first) <= 3 && turns_back(&of_second) <= 3, "{of_first:?} {of_second:?}");
     let twice = of_second.iter().filter(|piece| of_first.contains(piece)).count();
     assert!(twice <= 2, "{twice} pieces of the same: {of_first:?} {of_second:?}");
     room.run_until(secs(60), "both complete", Room::all_complete);

@@ -8,16 +8,17 @@
 //!
 //! The master serves nodes in mode seeder first, since they serve the others. A whole copy steers with BEP 6
 //! `suggest`: it promises each piece that nobody has to one peer, so that every piece goes out once before any goes
-//! out twice. Which one is next is chosen at random, so that several whole copies send different ones; to who takes
-//! alone, in the order of the file: then all copies suggest the same, and it asks the first of them.
+//! out twice: in runs of the file, so that disks need not seek, which follow each other at random, so that several whole
+//! copies send different ones; to who takes alone, from the beginning: then all copies suggest the same, and it asks the
+//! first of them.
 //! `docs/SIMULATION.md` has the experiments behind each number.
 
-use std::cmp::Reverse;
 use std::time::Duration;
 
 use rand_chacha::rand_core::Rng;
 
 use super::Swarm;
+use crate::bitfield::Bitfield;
 use crate::config::{BLOCK_BYTES, Direction, FIRST_BYTES, LARGE_BLOCK_BYTES, REQUESTS_PER_PEER_MAX};
 use crate::error::PeerMisbehaved;
 use crate::id::{Block, ConnId, PieceIndex, Time};
@@ -49,6 +50,9 @@ const TAKERS_LEAST: usize = 3;
 const LAG_ROUNDS: u64 = 4;
 /// ...and who lags behind it by one in so many pieces of the image waits one less.
 const LAG_PARTS: u64 = 32;
+/// A whole copy suggests so many pieces in the order of the file before it goes on somewhere else: disks like that, here
+/// and where the pieces are written, and two copies that happen upon the same place part again.
+const RUN: u32 = 64;
 /// A peer that has not taken what was handed to it for this long, or for this many times as long as the whole link
 /// needs for everything that is handed out, is slow.
 const SLOW: Duration = Duration::from_millis(250);
@@ -66,10 +70,10 @@ pub(super) struct Upload {
     foreign_last: bool,
     /// How often each piece was begun to be sent; empty until one was.
     sent: Vec<u8>,
-    /// Pieces that this whole copy has suggested to nobody yet, last of the file first.
-    fresh: Option<Vec<PieceIndex>>,
-    /// The last of them is the lowest.
-    fresh_in_order: bool,
+    /// Pieces that this whole copy has suggested to nobody yet.
+    fresh: Option<Bitfield>,
+    /// The piece behind the one that it suggested last, unless it is to go on somewhere else.
+    following: Option<PieceIndex>,
 }
 
 impl Swarm {
@@ -370,25 +374,43 @@ impl Swarm {
         }
     }
 
-    /// What to suggest next: the lowest to who is alone.
+    /// What to suggest next: the lowest to who is alone, to others the rest of a run, then a run somewhere else.
     fn next_fresh(&mut self, alone: bool) -> Option<PieceIndex> {
-        let Upload { fresh, fresh_in_order, .. } = &mut self.upload;
-        let fresh = fresh.get_or_insert_with(|| self.geometry.all().collect());
-        if alone && !std::mem::replace(fresh_in_order, true) {
-            fresh.sort_unstable_by_key(|piece| Reverse(*piece));
+        let Self { geometry, picker, rng, upload, .. } = self;
+        let Upload { fresh, following, .. } = upload;
+        let fresh = fresh.get_or_insert_with(|| {
+            let mut fresh = Bitfield::empty(geometry.pieces());
+            for piece in geometry.all().filter(|piece| !picker.is_spread(*piece)) {
+                fresh.set(piece);
+            }
+            fresh
+        });
+        if fresh.count() == 0 {
+            return None;
         }
-        if alone {
-            return fresh.pop();
+        let left = || fresh.common(fresh);
+        let piece = if alone {
+            geometry.piece(left().next()?)?
+        } else if let Some(next) = following.filter(|piece| fresh.has(*piece)) {
+            next
+        } else {
+            let any = rng.next_u64() % u64::from(fresh.count());
+            let run = left().nth(any as usize)? / RUN;
+            geometry.piece(left().find(|piece| piece / RUN == run)?)?
+        };
+        fresh.clear(piece);
+        if !alone {
+            *following = geometry.piece(piece.get() + 1).filter(|next| !next.get().is_multiple_of(RUN));
         }
-        *fresh_in_order = false;
-        (!fresh.is_empty()).then(|| fresh.swap_remove((self.rng.next_u64() % fresh.len() as u64) as usize))
+        Some(piece)
     }
 
     /// What was promised and not sent may be promised to others.
     fn take_promises_back(&mut self, p: usize) {
         if let Some(fresh) = &mut self.upload.fresh {
-            fresh.append(&mut self.peers[p].promised);
-            self.upload.fresh_in_order = false;
+            for piece in self.peers[p].promised.drain(..) {
+                fresh.set(piece);
+            }
         }
     }
 }

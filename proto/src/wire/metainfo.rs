@@ -30,11 +30,15 @@ const NAME_BYTES_MAX: usize = 255;
 const OWN_KEYS: [&[u8]; 5] = [b"announce", b"announce-list", b"comment", b"created by", b"info"];
 
 /// The piece length of the whole mesh for an image of `size` bytes, so that the same bytes are the same swarm
-/// everywhere: 2^ceil(log2(size / 2048)), between 64 KiB and 16 MiB.
+/// everywhere: 2^ceil(log2(size / 2048)), between 64 KiB and 2 MiB, but no more than 32,768 pieces up to 512 GiB, where
+/// a piece has 16 MiB.
+///
+/// Short pieces are passed on sooner and take up less of the piece buffer; each one costs the torrent 20 bytes.
 pub fn piece_length_for(size: u64) -> u32 {
-    const MIN: u64 = 64 * 1024;
-    const MAX: u64 = 16 * 1024 * 1024;
-    size.div_ceil(2048).next_power_of_two().clamp(MIN, MAX) as u32
+    const KIB: u64 = 1024;
+    let for_so_many = |pieces: u64| size.div_ceil(pieces).next_power_of_two();
+    let short = for_so_many(2048).clamp(64 * KIB, 2048 * KIB);
+    for_so_many(32_768).clamp(short, 16 * 1024 * KIB) as u32
 }
 
 /// Why bytes are not a torrent that we take.
@@ -613,9 +617,12 @@ mod tests {
             (512 * MIB, 256 << 10),
             (512 * MIB + 1, 512 << 10),
             (1024 * MIB, 512 << 10),
-            (20_000_000_000, 16 << 20),
-            (16 << 30, 8 << 20),
-            ((16 << 30) + 1, 16 << 20),
+            (2 << 30, 1 << 20),
+            ((2 << 30) + 1, 2 << 20),
+            (64 << 30, 2 << 20),
+            ((64 << 30) + 1, 4 << 20),
+            (256 << 30, 8 << 20),
+            ((256 << 30) + 1, 16 << 20),
             (1 << 40, 16 << 20),
             (u64::MAX, 16 << 20),
         ] {
