@@ -107,6 +107,15 @@ impl Bitfield {
         geometry.all().filter(|p| self.has(*p))
     }
 
+    /// The index of the first piece in the set that is not before `from`.
+    pub fn first_from(&self, from: u32) -> Option<u32> {
+        let start = from as usize / 8;
+        let first = self.bytes.get(start)? & (0xff >> (from % 8));
+        let rest = self.bytes[start + 1..].iter().copied();
+        let (at, byte) = std::iter::once(first).chain(rest).enumerate().find(|(_, byte)| *byte != 0)?;
+        Some((start + at) as u32 * 8 + byte.leading_zeros())
+    }
+
     /// The indexes of the pieces in both sets, in order; quick where they have few in common.
     pub fn common<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = u32> + 'a {
         let ((mine, my_rest), (theirs, their_rest)) = (self.bytes.as_chunks(), other.bytes.as_chunks());
@@ -168,6 +177,18 @@ mod tests {
             assert_eq!(common, (0..pieces).step_by(10).collect::<Vec<_>>(), "{pieces}");
             assert_eq!(Bitfield::full(pieces).common(&Bitfield::full(pieces)).count(), pieces as usize);
             assert_eq!(every(1).common(&Bitfield::empty(pieces)).count(), 0);
+        }
+    }
+
+    #[test]
+    fn the_first_from_anywhere() {
+        for pieces in [1, 11, 64, 200] {
+            let g = Geometry::new(u64::from(pieces), 1).unwrap();
+            let mut set = Bitfield::empty(pieces);
+            g.all().filter(|p| p.get() % 17 == 3).for_each(|p| _ = set.set(p));
+            for from in 0..pieces + 20 {
+                assert_eq!(set.first_from(from), (from..pieces).find(|n| n % 17 == 3), "{pieces}, {from}");
+            }
         }
     }
 

@@ -385,19 +385,12 @@ impl Swarm {
             }
             fresh
         });
-        if fresh.count() == 0 {
-            return None;
-        }
-        let left = || fresh.common(fresh);
-        let piece = if alone {
-            geometry.piece(left().next()?)?
-        } else if let Some(next) = following.filter(|piece| fresh.has(*piece)) {
-            next
-        } else {
-            let any = rng.next_u64() % u64::from(fresh.count());
-            let run = left().nth(any as usize)? / RUN;
-            geometry.piece(left().find(|piece| piece / RUN == run)?)?
+        let from = match following {
+            _ if alone => 0,
+            Some(next) => next.get(),
+            None => (rng.next_u64() % u64::from(geometry.pieces())) as u32 / RUN * RUN,
         };
+        let piece = geometry.piece(fresh.first_from(from).or_else(|| fresh.first_from(0))?)?;
         fresh.clear(piece);
         if !alone {
             *following = geometry.piece(piece.get() + 1).filter(|next| !next.get().is_multiple_of(RUN));
