@@ -109,11 +109,16 @@ impl Bitfield {
 
     /// The index of the first piece in the set that is not before `from`.
     pub fn first_from(&self, from: u32) -> Option<u32> {
-        let start = from as usize / 8;
-        let first = self.bytes.get(start)? & (0xff >> (from % 8));
-        let rest = self.bytes[start + 1..].iter().copied();
-        let (at, byte) = std::iter::once(first).chain(rest).enumerate().find(|(_, byte)| *byte != 0)?;
-        Some((start + at) as u32 * 8 + byte.leading_zeros())
+        if self.count == 0 {
+            return None;
+        }
+        let (words, rest) = self.bytes.get(from as usize / 64 * 8..)?.as_chunks();
+        let rest = (!rest.is_empty()).then(|| padded(rest));
+        let mut mask = u64::MAX >> (from % 64);
+        words.iter().copied().chain(rest).zip(from / 64..).find_map(|(word, at)| {
+            let word = u64::from_be_bytes(word) & std::mem::replace(&mut mask, u64::MAX);
+            (word != 0).then(|| at * 64 + word.leading_zeros())
+        })
     }
 
     /// The indexes of the pieces in both sets, in order; quick where they have few in common.

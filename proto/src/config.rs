@@ -476,7 +476,7 @@ pub const RATE_LIMIT_SHARES: u64 = 32;
 pub const RATE_LIMIT_BURST: Duration = Duration::from_millis(125);
 
 /// Before rates are known all peers together are asked for this much, enough for a gigabit link's first round trips, and
-/// a whole copy suggests each peer so many bytes of pieces, and one piece more (BEP 6). Who asked it for more would ask
+/// a whole copy suggests each peer as many pieces as that takes, and one more (BEP 6). Who asked it for more would ask
 /// for what is promised to others, and those pieces would go out twice.
 pub const FIRST_BYTES: u64 = 1024 * 1024;
 /// Pieces that one peer may have suggested and we remember: as many as it suggests of the shortest.

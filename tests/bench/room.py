@@ -82,8 +82,8 @@ def labmesh_team(lab, room):
     wait_for("the first to be master", lambda: all(
         (n.json("status") or {}).get("master") == nodes[0].name for n in nodes))
     if room.piece:
-        words = ["--piece-length", f"{room.piece}KiB", "--announce", f"http://{lab.addr(1)}:6969/announce", "--force"]
-        subprocess.run([LABMESH, "torrent", "create", image, *words], check=True, capture_output=True)
+        how = ["--piece-length", f"{room.piece}KiB", "--announce", f"http://{lab.addr(1)}:6969/announce", "--force"]
+        subprocess.run([LABMESH, "torrent", "create", image, *how], check=True, capture_output=True)
     for node in nodes[:room.holders]:
         subprocess.run(node.cli("add", image), check=True, capture_output=True)
         wait_for("the full sum", lambda node=node: (node.cache / f"{IMAGE}.full.sum").exists())

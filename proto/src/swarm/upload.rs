@@ -72,7 +72,7 @@ pub(super) struct Upload {
     sent: Vec<u8>,
     /// Pieces that this whole copy has suggested to nobody yet.
     fresh: Option<Bitfield>,
-    /// The piece behind the one that it suggested last, unless it is to go on somewhere else.
+    /// The piece behind the one that it suggested last to one of several, unless it is to go on somewhere else.
     following: Option<PieceIndex>,
 }
 
