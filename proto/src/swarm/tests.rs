@@ -380,7 +380,7 @@ fn begun(room: &Room, host: usize, of: Option<usize>) -> Vec<u32> {
     room.hosts[host].begun.iter().filter(|(source, _)| of(*source)).map(|(_, piece)| *piece).collect()
 }
 
-/// How often what follows does not lie behind.
+/// How often a piece is followed by one that lies before it in the file.
 fn turns_back(pieces: &[u32]) -> usize {
     pieces.windows(2).filter(|pair| pair[1] < pair[0]).count()
 }
@@ -397,7 +397,6 @@ fn whole_copies_go_through_the_file_for_a_room() {
         for source in &sources {
             for taker in &takers {
                 let of_taker = begun(&room, *taker, Some(*source));
-
                 assert!(turns_back(&of_taker) <= 3, "of {copies} whole copies: {of_taker:?}");
                 sent.extend(of_taker);
             }
